@@ -1,0 +1,44 @@
+# make demo    set up if needed, then train a small video generator and write its report
+# make test    set up if needed, then run all tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Another package index for torch, for example https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PRESET ?= demo
+VIDEOS ?=
+NAME ?= $(PRESET)$(if $(VIDEOS),-$(notdir $(patsubst %/,%,$(VIDEOS))))
+STORAGE ?= runs
+
+.PHONY: setup demo test lint lock soak
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet -c constraints.txt --index-url $(TORCH_INDEX) torch)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m jobs.pipeline --preset $(PRESET) --storage $(STORAGE) --name $(NAME) $(if $(VIDEOS),--videos '$(VIDEOS)')
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Pin every version anew, those in constraints.txt first; `make lock UPGRADE=--upgrade` takes the newest instead.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lock/bin/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 \
+		--no-header --no-annotate $(UPGRADE) --output-file constraints.txt
+	rm -rf $(VENV)-lock
+
+# What takes longer than a test may: the smoke run killed at random moments, and the demo's gates.
+soak: setup
+	$(BIN)/python -m pytest tests/soak

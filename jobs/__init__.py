@@ -1,0 +1,1 @@
+"""The verbs of mvgan, one file each: `python -m jobs.<verb> --help`."""

@@ -1,0 +1,148 @@
+"""What all verbs share: flags, presets, config files, and one line instead of a traceback for a user's mistake."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import tyro
+import yaml
+
+from mvgan.config import InputError, Resources, Run, from_dict, to_dict, validate, validate_resources
+from mvgan.presets import preset
+from mvgan.storage.run import read_run
+
+
+T = TypeVar("T")
+EXIT_USER_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Flags of every verb that has a config."""
+
+    preset: str = "demo"
+    """Settings to start from: demo, smoke, ucf101, faceforensics or skytimelapse (see mvgan/presets.py)."""
+    config: str | None = None
+    """YAML file with settings that go before the preset's; flags go before both."""
+    print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the resolved settings as YAML, as --config takes them, and stop."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what would run, with sizes and counts, and touch nothing."""
+    settings: Annotated[Run, tyro.conf.arg(name="")] = field(default_factory=Run)
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of a new or existing run."""
+
+    storage: str = "runs"
+    """Folder or s3:// prefix that holds the runs."""
+    name: str | None = None
+    """Name of the run, else that of the preset; the same command again goes on with it."""
+
+    def uri(self, preset: str) -> str:
+        """The run's folder."""
+        return f"{self.storage.rstrip('/')}/{self.name or preset}"
+
+
+def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
+    """Parse the flags of a verb and run it. A user's mistake prints one line and exits with status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("ray", "botocore", "boto3", "s3fs", "aiobotocore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        arguments = parse(flags, sys.argv[1:], description)
+        if isinstance(arguments, Settings) and arguments.print_config:
+            print(yaml.safe_dump(to_dict(arguments.settings), sort_keys=False), end="")
+            return
+        verb(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def parse(flags: type[T], argv: list[str], description: str) -> T:
+    """Flags over config file over preset (or, with --run, over the run's own config). Raises InputError."""
+    if not issubclass(flags, Settings):
+        return _flags(flags, argv, description, None)
+    required = [f.name for f in dataclasses.fields(flags) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    defaults: dict[str, Any] = dict.fromkeys(required, tyro.MISSING) | {"settings": _base(argv)}
+    arguments = _flags(flags, argv, description, flags(**defaults))
+    validate(arguments.settings)
+    validate_resources(arguments.resources)
+    return arguments
+
+
+def _flags(flags: type[T], argv: list[str], description: str, default: T | None) -> T:
+    errors = io.StringIO()
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(flags, args=argv, prog=_program(), description=description, **options)
+    except SystemExit as stop:
+        if stop.code != EXIT_USER_ERROR:
+            raise
+        raise InputError(f"{_mistake(errors.getvalue())}; see --help") from None
+
+
+def _program() -> str:
+    """How the verb was called: `python -m jobs.pairs`."""
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
+
+
+def _mistake(box: str) -> str:
+    """What the parser says was wrong, in one line. It draws a box of parts with rules between them.
+
+    The box has colours on a terminal, and is drawn in ASCII, with a rule below its title, where standard output is not
+    UTF-8 (LANG=C).
+    """
+    said = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"\x1b\[[0-9;]*m", "", box)).partition("\n")[2]
+    wrong, *more = [part for part in re.split(r"(?m)^ *[─-]{8,} *$", said) if part.strip()]
+    if "Missing from" not in wrong:
+        return " ".join(wrong.split()).rstrip(".")
+    # Flags stand at one indentation, what their help says at a deeper one.
+    flags = re.findall(r"(?m)^ {6}(--\S+)", wrong)
+    missing = f"{' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} missing"
+    _, _, unknown = more[0].partition("Unrecognized options:")
+    return f"{missing}; unknown: {' '.join(unknown.split())}" if unknown else missing
+
+
+class _EarlyParser(argparse.ArgumentParser):
+    """Reads the flags that name settings to start from; a flag without its value is a user's mistake like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def _base(argv: list[str]) -> Run:
+    early = _EarlyParser(add_help=False, allow_abbrev=False)
+    for flag in ("--preset", "--config", "--run"):
+        early.add_argument(flag)
+    known, _ = early.parse_known_args([argument for argument in argv if argument not in ("-h", "--help")])
+    if known.run and (known.preset or known.config):
+        raise InputError("--run names a run with a config of its own; leave --preset and --config away")
+    run = read_run(known.run).run if known.run else preset(known.preset or "demo")
+    return from_dict(run, _read_yaml(known.config)) if known.config else run
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read --config {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path} holds {type(values).__name__}; expected settings as `key: value`, as --print-config prints them")
+    return values

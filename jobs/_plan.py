@@ -1,0 +1,56 @@
+"""What --dry-run prints: sizes and counts, from networks that are really built."""
+
+from torch import nn
+
+from mvgan.config import Run
+from mvgan.data.ingest import plan_ingest
+from mvgan.nets.discriminator import Discriminator
+from mvgan.nets.generator import Generator
+from mvgan.nets.latent import LatentGenerator
+from mvgan.nets.video_discriminator import VideoDiscriminator
+from mvgan.train.session import num_shards, plan_of
+
+
+def parameters(net: nn.Module) -> int:
+    """Trained numbers of a network."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def print_ingest(videos: str, out: str, run: Run, list_file: str | None) -> None:
+    """What ingest would read and write."""
+    plan = plan_ingest(videos, out, run, list_file)
+    print(f"ingest: {plan.num_sources} files, {plan.num_bytes / 1e6:.1f} MB, to shards of {run.resolution} px at {plan.out}")
+
+
+def print_pairs(run: Run) -> None:
+    """What stage 1 would train."""
+    plan = plan_of(run, "pairs", 0)
+    g, d = parameters(Generator(run.network, run.resolution)), parameters(Discriminator(run.network, run.resolution))
+    order = ",".join(map(str, run.interval))
+    print(
+        f"pairs: {plan.end:,} pairs of {run.resolution} px at interval {order}, {plan.end // plan.batch:,} steps of {plan.batch} "
+        f"in {num_shards(run, 'pairs')} logical shards; generator {g:,} parameters, discriminator {d:,}"
+    )
+
+
+def print_codes(run: Run) -> None:
+    """What stage 2 would compute."""
+    print(
+        f"codes: {run.latents} latents, each {run.network.w_dim} tangents of 2 frames of {run.resolution} px; "
+        f"{run.num_codes} codes each way, method {run.codes.method}, from the {run.codes.source} Gram of the {run.codes.select} commit"
+    )
+
+
+def print_video(run: Run, num_videos: int | None) -> None:
+    """What stage 3 would train; its length depends on the number of videos where it is given in epochs."""
+    config = run.video
+    latent = parameters(LatentGenerator(run.network.w_dim, config.hidden, run.num_codes, config.residual))
+    d = parameters(VideoDiscriminator(config.d_channels, config.d_scales))
+    if config.epochs and num_videos is None:
+        length = f"{config.epochs:g} epochs of one clip per video"
+    else:
+        length = f"{plan_of(run, 'video', num_videos or 0).end:,} clips"
+    print(
+        f"video: {length} of {config.num_frames} frames at stride {run.stride}, batch {config.batch}, loss {config.loss}; "
+        f"latent code generator {latent:,} parameters, discriminators D_V and D_R {d:,} each"
+    )

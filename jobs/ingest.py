@@ -1,0 +1,35 @@
+"""Videos, or folders of numbered frames, to shards."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from jobs._cli import Settings, main
+from jobs._plan import print_ingest
+from mvgan.distributed.ingest import ingest
+from mvgan.distributed.resources import session
+
+
+@dataclass(frozen=True)
+class Flags(Settings):
+    """Flags of this verb."""
+
+    videos: str = tyro.MISSING
+    """Folder or s3:// prefix: videos at any depth, or folders of numbered frames (then give --fps)."""
+    out: str = tyro.MISSING
+    """Folder or s3:// prefix for the shards and their manifest.json."""
+    list: str | None = None
+    """Text file that selects a split: one path or name per line."""
+
+
+def run(flags: Flags) -> None:
+    """Make the shard set, or with --dry-run say what would be made."""
+    if flags.dry_run:
+        print_ingest(flags.videos, flags.out, flags.settings, flags.list)
+        return
+    with session(flags.resources):
+        ingest(flags.videos, flags.out, flags.settings, flags.list)
+
+
+if __name__ == "__main__":
+    main(run, Flags, "Turn videos into shards: centre square crops at training resolution, as H.264 pieces in Parquet files.")

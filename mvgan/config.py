@@ -1,0 +1,368 @@
+"""What a run is: frozen dataclasses, from which every number of a run follows.
+
+`Run` holds what changes numbers, `Resources` only where it runs. Both are written to `run.json`.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+class InputError(ValueError):
+    """A user's mistake, as one line: what was wrong, what was expected, what to do."""
+
+
+def _intervals(text: str) -> tuple[int, ...]:
+    return tuple(sorted({int(part) for part in text.split(",")}))
+
+
+Intervals = Annotated[
+    tuple[int, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="K[,K...]",
+        instance_from_str=lambda args: _intervals(args[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
+"""A set of frame intervals; on the command line a comma makes one mixed set: `2,3,4`."""
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """How videos become shards."""
+
+    frames_per_piece: int = 16
+    """Frames of one closed H.264 GOP, the unit of decoding."""
+    qp: int = 14
+    """H.264 quantizer of the shards (0 to 51, lower is better)."""
+    shard_mb: int = 64
+    """Size at which a shard is closed, in MB."""
+    fps: Annotated[float | None, tyro.conf.arg(prefix_name=False)] = None
+    """Frame rate of folders of numbered frames (videos carry their own)."""
+    max_rejected: float = 0.5
+    """Share of undecodable files above which ingest stops."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """MotionStyleGAN, a StyleGAN2 with two frames of 3 channels."""
+
+    z_dim: int = 512
+    """Size of the input noise z."""
+    w_dim: int = 512
+    """Size of the latent code w."""
+    mapping_layers: int = 8
+    """Fully connected layers from z to w."""
+    channel_base: int = 32768
+    """Channels times resolution."""
+    channel_max: int = 512
+    """Most channels of any layer."""
+    noise: bool = True
+    """Inject noise after each convolution of the generator."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Precision of the convolutions in training; weights and sums stay fp32."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Stage 1: MotionStyleGAN on frame pairs."""
+
+    total_kimg: float = 25000
+    """Length of training in thousands of pairs."""
+    batch: int = 32
+    """Pairs per step, over all workers."""
+    group: int = 4
+    """Pairs per logical shard and step: one minibatch-stddev group. Divides the batch."""
+    lr: float = 0.002
+    """Adam learning rate of both networks."""
+    r1_gamma: float = 1.0
+    """Weight of the R1 penalty."""
+    r1_every: int = 16
+    """Steps between R1 penalties."""
+    pl_weight: float = 2.0
+    """Weight of path length regularisation; 0 turns it off."""
+    pl_every: int = 4
+    """Steps between path length penalties."""
+    style_mixing: float = 0.9
+    """Probability of mixing two latent codes in a sample."""
+    ema_kimg: float = 10.0
+    """Half-life of the averaged generator, in thousands of pairs."""
+    ema_rampup: float = 0.05
+    """The half-life is at most this share of the pairs seen so far."""
+    mirror: bool = False
+    """Mirror half of all pairs, both frames together."""
+    balance: Literal["frames", "videos"] = "frames"
+    """Draw uniformly over frames (long videos count more) or over videos."""
+    pieces_per_window: int = 16
+    """Pieces of different videos in one window, the unit of decoding and resuming."""
+    pairs_per_piece: int = 4
+    """Pairs drawn from each decoded piece."""
+    tick_kimg: float = 4.0
+    """Thousands of pairs between log lines and sample grids."""
+    commit_kimg: float = 200.0
+    """Thousands of pairs between commits."""
+    evaluations: int = 20
+    """How often the Frechet distance to real pairs is taken over the run."""
+    eval_pairs: int = 1024
+    """Real and generated pairs of each such measure."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Stage 2: motion codes from the Jacobian of MotionStyleGAN."""
+
+    select: Literal["last", "best"] = "last"
+    """Which commit of stage 1 is used: the last, or the one with the best Frechet distance."""
+    method: Literal["generalized", "nullspace"] = "generalized"
+    """Generalised eigenproblem of the two Grams, or null-space projection (eq. 8)."""
+    source: Literal["mean", "sample"] = "mean"
+    """Codes from the mean Gram of all latents, or from those of the first latent alone."""
+    epsilon: float = 0.1
+    """Floor under the Gram of the kept frame, as a share of its mean eigenvalue (generalized)."""
+    lam: float = 1 / 60
+    """Weight of the sparse part in the low-rank factorization."""
+    energy: float = 0.99
+    """Share of the low-rank spectrum that sets the ranks r_a and r_b (nullspace)."""
+    max_iterations: int = 1000
+    """Bound on ADMM iterations."""
+    chunk: int = 64
+    """Tangents pushed through the generator at once."""
+    grey: bool = False
+    """Take the Jacobian of the grey mean, as the released code does, instead of RGB."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """Stage 3: the latent code generator."""
+
+    epochs: float = 0
+    """Length in epochs of one clip per video; 0 means that total_clips holds."""
+    total_clips: int = 2000
+    """Length of training in clips, when epochs is 0."""
+    num_frames: int = 16
+    """Frames per clip."""
+    batch: int = 16
+    """Clips per step, over all workers."""
+    group: int = 4
+    """Clips per logical shard and step. Divides the batch."""
+    hidden: int = 512
+    """Hidden size of the LSTMs."""
+    residual: float = 0.2
+    """Length of one step along the motion codes."""
+    first: Literal["former", "latter"] = "latter"
+    """Which frame of the first pair opens the video."""
+    loss: Literal["ralsgan", "log"] = "ralsgan"
+    """Relativistic average LSGAN with gradient penalty (released code), or eq. 12-14."""
+    saturating: bool = True
+    """With the log loss: minimise log(1 - D) as eq. 14 says, or maximise log D."""
+    gp_weight: float = 10.0
+    """Weight of the gradient penalty of ralsgan."""
+    g_steps: int = 5
+    """Generator steps per discriminator step."""
+    lr: float = 1e-4
+    """Adam learning rate of all networks of this stage."""
+    d_channels: int = 64
+    """Channels of the first layer of each video discriminator."""
+    d_scales: int = 2
+    """Scales of each video discriminator."""
+    balance: Literal["frames", "videos"] = "videos"
+    """Draw clips uniformly over videos, or over frames."""
+    pieces_per_window: int = 8
+    """Clips of different videos in one window."""
+    tick_clips: int = 320
+    """Clips between log lines."""
+    commit_clips: int = 3200
+    """Clips between commits."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that changes the numbers of a run."""
+
+    resolution: int = 256
+    """Frame size in pixels, a power of two."""
+    interval: Intervals = (4,)
+    """k: frames between the two frames of a pair; a comma makes one mixed set (2,3,4)."""
+    stride: int = 1
+    """Frame stride of the clips of stage 3."""
+    num_codes: int = 30
+    """Motion codes each way."""
+    latents: int = 10
+    """Latent samples whose Jacobians are factorized."""
+    seed: int = 0
+    """Seed of everything random."""
+    deterministic: bool = False
+    """Use only kernels whose result does not vary between runs (slower on a GPU)."""
+    ingest: Ingest = field(default_factory=Ingest)
+    network: Network = field(default_factory=Network)
+    pairs: Pairs = field(default_factory=Pairs)
+    codes: Codes = field(default_factory=Codes)
+    video: Video = field(default_factory=Video)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a run is computed; changes no number but by rounding."""
+
+    workers: int = 1
+    """Training workers."""
+    gpu: bool = False
+    """Give each worker a GPU (nccl); otherwise CPU (gloo)."""
+    threads: int = 0
+    """CPU threads per worker; 0 shares the cores of this machine among the workers."""
+    max_failures: int = 3
+    """How often a failed group of workers is restarted from the last commit."""
+
+
+STAGES = ("ingest", "pairs", "codes", "video")
+
+
+def stage_of(path: str) -> str:
+    """The first stage that the field `path` (dotted, within Run) shapes."""
+    root = path.split(".")[0]
+    if root in ("ingest", "codes", "video"):
+        return root
+    return {"resolution": "ingest", "num_codes": "codes", "latents": "codes", "stride": "video"}.get(root, "pairs")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as nested dictionaries of plain values; tuples become lists."""
+    return {
+        f.name: to_dict(value)
+        if dataclasses.is_dataclass(value := getattr(config, f.name))
+        else (list(value) if isinstance(value, tuple) else value)
+        for f in dataclasses.fields(config)
+    }
+
+
+def from_dict(base: T, values: dict[str, Any], where: str = "") -> T:
+    """`base` with `values` in place of its own. Raises InputError for unknown keys and wrong kinds."""
+    hints = typing.get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}{key}"
+        if key not in hints:
+            raise InputError(f"unknown setting {path!r}; known here: {', '.join(hints)}")
+        old = getattr(base, key)
+        if dataclasses.is_dataclass(old):
+            if not isinstance(value, dict):
+                raise InputError(f"setting {path!r} is a group of settings; got {value!r}")
+            group: Any = old
+            changes[key] = from_dict(group, value, path + ".")
+        else:
+            changes[key] = _checked(path, value, hints[key])
+    return dataclasses.replace(base, **changes)
+
+
+def _checked(path: str, value: Any, hint: Any) -> Any:
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise InputError(f"setting {path!r} is one of {', '.join(map(str, typing.get_args(hint)))}; got {value!r}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            raise InputError(f"setting {path!r} is a list of whole numbers; got {value!r}")
+        return tuple(sorted(set(items)))
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, bool) != (bool in kinds) or not isinstance(value, (*kinds, int) if float in kinds else kinds):
+        names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+        raise InputError(f"setting {path!r} is of kind {names}; got {value!r}")
+    return value
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted paths at which two config dictionaries differ, with (old, new)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= differences(a, b, f"{where}{key}.")
+        elif a != b:
+            found[where + key] = (a, b)
+    return found
+
+
+def validate(run: Run) -> Run:
+    """Check what no single field can tell. Raises InputError."""
+    if run.resolution < 8 or run.resolution & (run.resolution - 1):
+        raise InputError(f"resolution {run.resolution} is no power of two of at least 8; take 32, 64, 128 or 256")
+    if not run.interval or min(run.interval) < 1:
+        raise InputError(f"interval {','.join(map(str, run.interval))} is below 1; give k >= 1 frames between the frames of a pair")
+    _check_numbers(to_dict(run))
+    if run.video.num_frames < 3:
+        raise InputError(f"video.num_frames is {run.video.num_frames}; a clip has at least 3 frames, as the video discriminators need")
+    if run.network.channel_base < run.resolution:
+        raise InputError(f"network.channel_base is {run.network.channel_base}; it must be at least the resolution {run.resolution}")
+    for name, stage in (("pairs", run.pairs), ("video", run.video)):
+        if stage.batch % stage.group:
+            raise InputError(
+                f"{name}.batch {stage.batch} does not divide into logical shards of {name}.group {stage.group}; "
+                "make the batch a multiple of the group"
+            )
+    _windows_divide("pairs", run.pairs.pieces_per_window * run.pairs.pairs_per_piece, run.pairs.group)
+    _windows_divide("video", run.video.pieces_per_window, run.video.group)
+    if 2 * run.num_codes > run.network.w_dim:
+        raise InputError(
+            f"num_codes {run.num_codes} each way is more than the factorization can give with network.w_dim {run.network.w_dim}; "
+            f"ask for at most {run.network.w_dim // 2}"
+        )
+    if not 0 <= run.ingest.qp <= 51:
+        raise InputError(f"ingest.qp {run.ingest.qp} is not between 0 and 51")
+    return run
+
+
+def _windows_divide(stage: str, items: int, group: int) -> None:
+    if items % group:
+        raise InputError(
+            f"a window of {stage} holds {items} items, which is no multiple of {stage}.group {group}; change {stage}.pieces_per_window"
+        )
+
+
+MAY_BE_ZERO = {
+    "seed", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
+    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.gp_weight",
+}  # fmt: skip
+SHARES = ("ingest.max_rejected", "pairs.style_mixing", "codes.energy")
+
+
+def _check_numbers(values: dict[str, Any], where: str = "") -> None:
+    """Every number is finite and above 0, or at least 0 where zero turns something off."""
+    for key, value in values.items():
+        path = where + key
+        if isinstance(value, dict):
+            _check_numbers(value, path + ".")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            if not (value >= 0 if path in MAY_BE_ZERO else value > 0) or value == float("inf"):
+                bound = "at least 0" if path in MAY_BE_ZERO else "at least 1" if isinstance(value, int) else "above 0"
+                raise InputError(f"{path} is {value}; it must be {bound}")
+            if path in SHARES and value > 1:
+                raise InputError(f"{path} is {value}; it is a share, so give at most 1")
+            if path in ("pairs.total_kimg", "pairs.tick_kimg", "pairs.commit_kimg") and value < 0.001:
+                raise InputError(f"{path} is {value}; it must be at least 0.001, which is one pair")
+
+
+def validate_resources(resources: Resources) -> Resources:
+    """Check where a run is to be computed. Raises InputError."""
+    for name, least in (("workers", 1), ("threads", 0), ("max_failures", 0)):
+        value = getattr(resources, name)
+        if value < least:
+            raise InputError(f"{name} is {value}; it must be at least {least}")
+    return resources
+
+
+def num_channels(network: Network, resolution: int) -> int:
+    """Feature channels of both networks at `resolution`."""
+    return min(network.channel_base // resolution, network.channel_max)

@@ -1,0 +1,1 @@
+"""Videos to shards, and shards to windows of pairs and clips."""

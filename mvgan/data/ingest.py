@@ -1,0 +1,338 @@
+"""Videos to a shard set, in plain functions: plan, do one group of sources, finish. Who runs the groups is not told here.
+
+The groups and every byte of their shards follow from the sources and the settings alone, whatever the order in which
+groups are done. A finished group leaves a record beside its shards, so work that was cut off goes on.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mvgan.config import InputError, Run, differences, to_dict
+from mvgan.data import decode
+from mvgan.data.decode import Undecodable, decode_image, decode_video, encode_piece, resize_square
+from mvgan.data.shards import FORMAT_VERSION, MANIFEST, Piece, ShardSet, pack_shard, read_manifest
+from mvgan.data.sources import Source, list_sources
+from mvgan.storage.uri import LocalStore, Store, open_store
+
+
+PLAN = "plan.json"
+"""Written first: a folder with it belongs to one set of sources and settings."""
+MB = 1 << 20
+MIN_GROUP_BYTES = MB
+GROUPS = 32
+"""Small sets are cut into about so many groups, to keep workers busy and little to repeat."""
+SHOWN_REASONS = 3
+"""Rejected sources named in an error."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sources that become shards together. Goes to a worker as JSON."""
+
+    index: int
+    videos: str
+    out: str
+    settings: dict[str, Any]
+    sources: tuple[Source, ...]
+
+    def to_json(self) -> str:
+        """The group as text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Group":
+        """The group that `to_json` wrote."""
+        values = json.loads(text)
+        values["sources"] = tuple(Source(**{**source, "files": tuple(source["files"])}) for source in values["sources"])
+        return cls(**values)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the sources."""
+        return sum(source.num_bytes for source in self.sources)
+
+    @property
+    def key(self) -> str:
+        """What the shards of this group depend on, hashed."""
+        return _hash([self.settings, [dataclasses.asdict(source) for source in self.sources]])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ingest would do."""
+
+    videos: str
+    out: str
+    settings: dict[str, Any]
+    max_rejected: float
+    groups: tuple[Group, ...]
+    sources_sha256: str
+    num_sources: int
+    num_bytes: int
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this ingest from another into the same folder."""
+        return {"settings": self.settings, "sources_sha256": self.sources_sha256, "num_sources": self.num_sources}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def shard_settings(run: Run) -> dict[str, Any]:
+    """The settings that shape shards."""
+    settings = {name: value for name, value in to_dict(run.ingest).items() if name != "max_rejected"}
+    return {"resolution": run.resolution, **settings, "codec": dict(decode.CODEC)}
+
+
+def plan_ingest(videos: str, out: str, run: Run, list_file: str | None = None) -> Plan:
+    """List the sources below `videos` and cut them into groups; reads names and sizes only. Raises InputError."""
+    settings = shard_settings(run)
+    sources = list_sources(videos, run.ingest.fps, list_file)
+    videos, out = open_store(videos).uri, open_store(out).uri
+    groups = tuple(Group(index, videos, out, settings, part) for index, part in enumerate(group_sources(sources, run.ingest.shard_mb * MB)))
+    digest = _hash([[source.id, source.path, source.num_bytes, len(source.files)] for source in sources])
+    return Plan(videos, out, settings, run.ingest.max_rejected, groups, digest, len(sources), sum(source.num_bytes for source in sources))
+
+
+def group_sources(sources: Iterable[Source], shard_bytes: int) -> Iterator[tuple[Source, ...]]:
+    """Cut `sources`, in their order, into runs of about equal size in bytes, at most about `shard_bytes`."""
+    sources = list(sources)
+    total = sum(source.num_bytes for source in sources)
+    limit = min(shard_bytes, max(MIN_GROUP_BYTES, total // GROUPS))
+    part: list[Source] = []
+    filled = 0
+    for source in sources:
+        part.append(source)
+        filled += source.num_bytes
+        if filled >= limit:
+            yield tuple(part)
+            part, filled = [], 0
+    if part:
+        yield tuple(part)
+
+
+def begin(plan: Plan) -> dict[str, Any] | None:
+    """Take the output folder for `plan`; the manifest when all is done there already.
+
+    Raises InputError when the folder belongs to other sources or settings: nothing is overwritten.
+    """
+    store = open_store(plan.out)
+    manifest = read_manifest(store)
+    if manifest is not None:
+        _check_identity(store, manifest, plan)
+        return ShardSet.open(plan.out, verify=False).manifest
+    if store.create(PLAN, json.dumps({"format_version": FORMAT_VERSION, **plan.identity()}, indent=1).encode()):
+        if store.list("shards/"):
+            store.delete(PLAN)
+            raise InputError(f"{store.uri} holds shards of unknown origin; give another --out or delete them")
+        return None
+    try:
+        started = json.loads(store.read(PLAN))
+    except ValueError as error:
+        raise InputError(f"{store.uri}/{PLAN} is damaged; give another --out or delete the folder") from error
+    _check_identity(store, started, plan)
+    return None
+
+
+def _check_identity(store: Store, found: dict[str, Any], plan: Plan) -> None:
+    changed = differences(found.get("settings", {}), plan.settings)
+    advice = "give another --out or delete that folder"
+    if changed:
+        text = ", ".join(f"{name} {old} (now {new})" for name, (old, new) in changed.items())
+        raise InputError(f"{store.uri} holds shards made with {text}; {advice}")
+    if found.get("sources_sha256") != plan.sources_sha256:
+        counts = f"{found.get('num_sources')} there, {plan.num_sources} now"
+        raise InputError(f"{store.uri} holds shards of other videos than those of {plan.videos} ({counts}); {advice}")
+
+
+def ingest_group(group: Group) -> dict[str, Any]:
+    """Turn the sources of `group` into shards; returns and writes its record. Done work is found and not repeated.
+
+    The record has `shards` (path, rows, bytes, sha256), `videos` (their `shard` counts within the group) and
+    `rejected` (source, reason).
+    """
+    store = open_store(group.out)
+    path = f"shards/{group.index:05d}.json"
+    record = _finished(store, path, group.key)
+    if record is not None:
+        return record
+    writer = _Writer(store, group)
+    videos, rejected = [], []
+    for source in group.sources:
+        try:
+            video, pieces = encode_source(open_store(group.videos), source, group.settings)
+        except Undecodable as error:
+            rejected.append({"source": source.path, "reason": str(error)})
+            continue
+        shard, first_row = writer.add(pieces)
+        videos.append({**video, "shard": shard, "first_row": first_row})
+    record = {"key": group.key, "group": group.index, "shards": writer.close(), "videos": videos, "rejected": rejected}
+    store.write(path, json.dumps(record).encode())
+    return record
+
+
+def _finished(store: Store, path: str, key: str) -> dict[str, Any] | None:
+    """The record of a group that is done, with its shards whole."""
+    try:
+        record = json.loads(store.read(path))
+        if record["key"] != key or any(hashlib.sha256(store.read(s["path"])).hexdigest() != s["sha256"] for s in record["shards"]):
+            return None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # not done, or damaged: done anew
+    return dict(record)
+
+
+class _Writer:
+    """Fills the shards of a group one after another; a shard is closed when it has reached its size."""
+
+    def __init__(self, store: Store, group: Group) -> None:
+        self._store = store
+        self._group = group
+        self._limit = group.settings["shard_mb"] * MB
+        self._pieces: list[Piece] = []
+        self._bytes = 0
+        self._shards: list[dict[str, Any]] = []
+
+    def add(self, pieces: list[Piece]) -> tuple[int, int]:
+        """Add a video; returns its shard, counted within the group, and first row there."""
+        if self._bytes >= self._limit:
+            self._flush()
+        place = len(self._shards), len(self._pieces)
+        self._pieces += pieces
+        self._bytes += sum(len(piece.video) for piece in pieces)
+        return place
+
+    def _flush(self) -> None:
+        path = f"shards/{self._group.index:05d}-{len(self._shards):03d}.parquet"
+        data = pack_shard(self._pieces)
+        self._store.write(path, data)
+        self._shards.append({"path": path, "rows": len(self._pieces), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        self._pieces, self._bytes = [], 0
+
+    def close(self) -> list[dict[str, Any]]:
+        """Write what is left; returns all shards."""
+        if self._pieces:
+            self._flush()
+        return self._shards
+
+
+def encode_source(store: Store, source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Piece]]:
+    """The pieces of one source, and its manifest entry but for the place in a shard. Raises Undecodable."""
+    fps, frames = _open_source(store, source, settings["fps"])
+    pieces: list[Piece] = []
+    piece: list[np.ndarray] = []
+    size, count = (0, 0), 0
+
+    def close_piece() -> None:
+        data = encode_piece(np.stack(piece), fps, settings["qp"])
+        pieces.append(Piece(data, source.id, len(pieces), count - len(piece), len(piece), fps))
+        piece.clear()
+
+    for frame in frames:
+        size = size if count else frame.shape[:2]
+        piece.append(resize_square(frame, settings["resolution"]))
+        count += 1
+        if len(piece) == settings["frames_per_piece"]:
+            close_piece()
+    if count < 2:
+        raise Undecodable(f"has {count} frames; a video has at least 2")
+    if piece:
+        close_piece()
+    return {"id": source.id, "source": source.path, "num_frames": count, "fps": fps, "width": size[1], "height": size[0]}, pieces
+
+
+def _open_source(store: Store, source: Source, fps: float | None) -> tuple[float, Iterator[np.ndarray]]:
+    if source.is_folder:
+        assert fps is not None  # list_sources has seen to it
+        return fps, _folder_frames(store, source)
+    path = source.files[0]
+    if isinstance(store, LocalStore):
+        with store.open(path) as file:  # a file that cannot be read is no undecodable video, but an error
+            return decode_video(file.name)
+    return decode_video(io.BytesIO(store.read(path)))
+
+
+def _folder_frames(store: Store, source: Source) -> Iterator[np.ndarray]:
+    for path in source.files:
+        try:
+            yield decode_image(store.read(path))
+        except Undecodable as error:
+            raise Undecodable(f"frame {path} {error}") from error
+
+
+def finish(plan: Plan, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Join the records of all groups, in any order, and write the manifest.
+
+    Raises InputError when every source was rejected, or a larger share than `max_rejected`; the shards stay, so
+    that the same command with a higher share goes on from them.
+    """
+    manifest = build_manifest(plan, records)
+    rejected = manifest["rejected"]
+    shown = "; ".join(f"{item['source']} {item['reason']}" for item in rejected[:SHOWN_REASONS])
+    if not manifest["videos"]:
+        raise InputError(f"none of the {plan.num_sources} videos of {plan.videos} can be used: {shown}")
+    if len(rejected) > plan.max_rejected * plan.num_sources:
+        raise InputError(
+            f"{len(rejected)} of {plan.num_sources} videos of {plan.videos} were rejected, "
+            f"more than ingest.max_rejected {plan.max_rejected}: {shown}"
+        )
+    open_store(plan.out).write(MANIFEST, json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def build_manifest(plan: Plan, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The manifest of a shard set from the records of its groups."""
+    shards: list[dict[str, Any]] = []
+    videos: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
+    for record in sorted(records, key=lambda record: int(record["group"])):
+        videos += [{**video, "shard": video["shard"] + len(shards)} for video in record["videos"]]
+        shards += record["shards"]
+        rejected += record["rejected"]
+    lengths = [video["num_frames"] for video in videos]
+    return {
+        "format_version": FORMAT_VERSION,
+        "resolution": plan.settings["resolution"],
+        "frames_per_piece": plan.settings["frames_per_piece"],
+        "codec": {**plan.settings["codec"], "qp": plan.settings["qp"]},
+        **plan.identity(),
+        "shards": shards,
+        "num_videos": len(videos),
+        "num_frames": sum(lengths),
+        "lengths": length_statistics(lengths),
+        "videos": videos,
+        "rejected": rejected,
+    }
+
+
+def length_statistics(lengths: list[int]) -> dict[str, float]:
+    """Statistics of Table VII of the paper; the variance is that of the population."""
+    if not lengths:
+        return {"max": 0, "min": 0, "mean": 0.0, "variance": 0.0}
+    return {"max": max(lengths), "min": min(lengths), "mean": float(np.mean(lengths)), "variance": float(np.var(lengths))}
+
+
+def describe(manifest: dict[str, Any], interval: tuple[int, ...]) -> list[str]:
+    """Lines for people: counts, lengths, what `interval` is in milliseconds, mixed rates, rejected sources."""
+    lengths = manifest["lengths"]
+    rates = sorted({video["fps"] for video in manifest["videos"]})
+    size = sum(shard["bytes"] for shard in manifest["shards"]) / MB
+    lines = [
+        f"{manifest['num_videos']} videos, {manifest['num_frames']} frames at {manifest['resolution']} px, "
+        f"{len(manifest['shards'])} shards, {size:.1f} MB, {len(manifest['rejected'])} rejected",
+        f"length in frames: max {lengths['max']}, mean {lengths['mean']:.2f}, variance {lengths['variance']:.2f}, min {lengths['min']}",
+    ]
+    for k in interval:
+        spans = sorted({round(1000 * k / rate) for rate in rates})
+        lines.append(f"interval {k} is {spans[0]} ms" if len(spans) == 1 else f"interval {k} is {spans[0]} to {spans[-1]} ms")
+    if len(rates) > 1:
+        lines.append(f"warning: frame rates are mixed, {rates[0]:g} to {rates[-1]:g} a second, and an interval counts frames")
+    return lines + [f"rejected: {item['source']} {item['reason']}" for item in manifest["rejected"]]

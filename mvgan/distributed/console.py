@@ -1,0 +1,86 @@
+"""Lines that workers say, printed by the driver and kept in the run's `logs/`.
+
+Ray's own forwarding prefixes every line and mixes in its internals; its logs stay in its session folder.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from mvgan.storage.uri import Store
+
+
+POLL_S = 0.5
+
+
+class _Lines:
+    """Holds lines between the workers and the driver."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def take(self) -> list[str]:
+        lines, self.lines = self.lines, []
+        return lines
+
+
+class Console:
+    """Where a worker sends what it has to say; travels to workers like any value."""
+
+    def __init__(self) -> None:
+        self.actor: Any = ray.remote(num_cpus=0)(_Lines).remote()
+
+    def say(self, line: str) -> None:
+        """Send one line."""
+        ray.get(self.actor.add.remote(line))
+
+    def forward_logging(self) -> None:
+        """Send this process's log records too: warnings of commits and data."""
+        handler = _Handler(self)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logging.getLogger("mvgan").addHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.say(self.format(record))
+
+
+@contextmanager
+def console(store: Store, name: str) -> Iterator[Console]:
+    """A console whose lines are printed until the block ends, and then kept as `logs/<name>.log`."""
+    lines: list[str] = []
+    target = Console()
+    ended = threading.Event()
+
+    def pump() -> None:
+        while True:
+            last = ended.is_set()
+            for line in ray.get(target.actor.take.remote()):
+                lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+                print(line, flush=True)
+            if last:
+                return
+            ended.wait(POLL_S)
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        yield target
+    finally:
+        ended.set()
+        thread.join()
+        store.write(f"logs/{name}.log", "".join(lines).encode())
+        ray.kill(target.actor)

@@ -1,0 +1,80 @@
+"""Training a stage with Ray Train: one worker, or many with DDP."""
+
+import os
+import socket
+import time
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from mvgan.config import InputError, Resources
+from mvgan.data.shards import ShardSet
+from mvgan.distributed.console import console
+from mvgan.distributed.data import WindowStreams, streamed_batches
+from mvgan.distributed.resources import check_room, worker_threads
+from mvgan.storage.run import RunFolder, read_run
+from mvgan.train.export import export_weights
+from mvgan.train.session import Worker, train_worker, windows_of
+
+
+def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
+    """Train `stage` to its end, from its newest commit on; does nothing when it has ended."""
+    if folder.complete(stage) is None:
+        check_room(resources)
+        epoch = folder.commits(stage).claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
+        _fit(folder, stage, epoch, resources)
+    export_weights(folder, stage)
+
+
+def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> None:
+    with console(folder.store, f"{stage}-{epoch:05d}") as out:
+        config = {"run": folder.uri, "stage": stage, "epoch": epoch, "threads": worker_threads(resources), "console": out}
+        try:
+            _trainer(folder, stage, epoch, resources, config).fit()
+        except TrainingFailedError as error:
+            raise_user_error(error)
+            raise
+    for path in folder.store.list(f"{stage}/ray/"):
+        folder.store.delete(path)
+
+
+def _trainer(folder: RunFolder, stage: str, epoch: int, resources: Resources, config: dict[str, Any]) -> TorchTrainer:
+    return TorchTrainer(
+        _worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker={"CPU": 1}),
+        # Ray keeps no checkpoint of ours; its own notes go beside the stage's commits, new for each driver.
+        run_config=RunConfig(
+            name=f"{epoch:05d}", storage_path=f"{folder.uri}/{stage}/ray", failure_config=FailureConfig(max_failures=resources.max_failures)
+        ),
+        datasets={"train": ray.data.range(1)},
+        dataset_config=WindowStreams(folder.uri, stage),
+    )
+
+
+def _worker(config: dict[str, Any]) -> None:
+    torch.set_num_threads(config["threads"])
+    out = config["console"]
+    out.forward_logging()
+    folder = read_run(config["run"])
+    context = ray.train.get_context()
+    windows = windows_of(folder.run, ShardSet.open(folder.data, verify=False), config["stage"])
+    batches = streamed_batches(ray.train.get_dataset_shard("train"), windows.items_per_window)
+    place = Worker(context.get_world_rank(), context.get_world_size(), get_device(), out.say)
+    train_worker(folder, config["stage"], config["epoch"], batches, place)
+
+
+def raise_user_error(error: BaseException) -> None:
+    """Raise the user's mistake that a worker or task met, if that is what ended it."""
+    seen: list[Any] = [error]
+    for item in seen:
+        if isinstance(item, InputError):
+            raise InputError(str(item)) from None
+        causes = [getattr(item, "cause", None), item.__cause__, *getattr(item, "worker_failures", {}).values()]
+        seen += [cause for cause in causes if isinstance(cause, BaseException) and cause not in seen]

@@ -1,0 +1,39 @@
+"""Mean and covariance of features, gathered in float64 and mergeable: the statistics of a Frechet distance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and central second moments of `n` feature vectors, float64 on the CPU."""
+
+    n: int
+    mean: Tensor
+    """[d]"""
+    m2: Tensor
+    """Sum of (x - mean)(x - mean)^T, [d, d]."""
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Moments":
+        """The moments of features `x` [n, d], n >= 1, finite."""
+        if x.ndim != 2 or len(x) < 1 or not x.isfinite().all():
+            raise ValueError(f"expected finite features [n, d] with n >= 1, got {list(x.shape)}")
+        x = x.detach().cpu().double()
+        mean = x.mean(0)
+        centred = x - mean
+        return cls(len(x), mean, centred.T @ centred)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The moments of both sets together (Chan, Golub, LeVeque 1979)."""
+        n = self.n + other.n
+        delta = other.mean - self.mean
+        m2 = self.m2 + other.m2 + torch.outer(delta, delta) * (self.n * other.n / n)
+        return Moments(n, self.mean + delta * (other.n / n), m2)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Sample covariance m2 / (n - 1), as FID takes it; zero of a single vector. [d, d]."""
+        return self.m2 / max(self.n - 1, 1)

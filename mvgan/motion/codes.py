@@ -1,0 +1,218 @@
+"""Motion codes: directions in w that edit one frame of a pair and leave the other alone (eq. 2 and 6-8).
+
+"Edit" is the frame that a code shall change and "keep" the other one: backward codes edit the former frame (0) and keep the
+latter (1), forward codes the reverse. All codes are orthonormal rows [num_codes, w_dim], the best first, and every way that
+they could be useless (too few, one vector, without effect) is an InputError that names the setting to change.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvgan.config import InputError
+from mvgan.motion.jacobian import Synthesize
+from mvgan.motion.rpca import LowRank, rank_by_energy
+
+
+MIN_NORM = 1e-3
+"""A unit vector of which less is left by a projection counts as removed by it."""
+
+MIN_STRENGTH = 1e-4
+"""A code edits nothing when its mean squared change is below this share of the mean eigenvalue of the edited Gram."""
+
+SEARCH_STEPS = 40
+"""Most steps of the search for the strength of an edit; 4 or 5 are usual."""
+
+SEARCH_TOLERANCE = 0.01
+"""How near an edit comes to its target mean squared difference, relative."""
+
+
+def nullspace_ranks(edit: LowRank, keep: LowRank, num_codes: int, energy: float) -> tuple[int, int]:
+    """r_a and r_b of eq. 7: the ranks that hold `energy` of each low-rank spectrum.
+
+    r_b is capped so that the null space of the kept frame has room for twice the codes.
+    """
+    room = max(len(keep.low_rank) - 2 * num_codes, 0)
+    return rank_by_energy(edit.eigenvalues, energy), rank_by_energy(keep.eigenvalues, energy, cap=room)
+
+
+def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int, rank_keep: int) -> Tensor:
+    """Codes [num_codes, w_dim] of eq. 8: p = (I - V_B1 V_B1^T) v_a, float64.
+
+    v_a are the first `rank_edit` eigenvectors of the edited frame in their order, V_B1 the first `rank_keep` of the kept one.
+    Each p is made a unit vector orthogonal to the codes before it; one that vanishes in either step is passed over.
+    Raises InputError when fewer than `num_codes` are left, or when the kept frame has no low-rank part to avoid.
+    """
+    w_dim = len(edit.low_rank)
+    lam_hint = f"raise --codes.lam (towards 1/sqrt(w_dim) = {1 / math.sqrt(w_dim):.3g})"
+    if rank_edit < num_codes:
+        raise InputError(
+            f"the low-rank part of the edited frame gives {rank_edit} directions, fewer than the {num_codes} codes asked for;"
+            f" lower --num-codes, or raise --codes.energy, or {lam_hint}"
+        )
+    if rank_keep < 1:
+        raise InputError(
+            f"the kept frame has no low-rank part within the cap, so eq. 8 has nothing to avoid; lower --num-codes, or {lam_hint}"
+        )
+    kept = keep.eigenvectors[:, :rank_keep]
+    codes = torch.zeros(0, w_dim, dtype=kept.dtype)
+    for vector in edit.eigenvectors[:, :rank_edit].T:
+        code = _remainder(vector, kept.T)
+        code = None if code is None else _remainder(code, torch.cat([kept.T, codes]))
+        if code is not None:
+            codes = torch.cat([codes, code[None]])
+        if len(codes) == num_codes:
+            return _with_sign(codes)
+    raise InputError(
+        f"only {len(codes)} of {rank_edit} directions are left and differ after the projection of eq. 8 away from {rank_keep} directions"
+        f" of the kept frame, fewer than the {num_codes} codes asked for; lower --num-codes or --codes.energy"
+    )
+
+
+def generalized_codes(gram_edit: Tensor, gram_keep: Tensor, num_codes: int, epsilon: float) -> Tensor:
+    """Codes [num_codes, w_dim] that change one frame most for a bounded change of the other, float64.
+
+    The leading solutions of gram_edit v = lambda (gram_keep + epsilon mean(eigenvalues of gram_keep) I) v, orthonormalised in
+    their order: the span of the first m codes is that of the first m solutions, in which no direction has a lower quotient
+    than the m-th. The floor `epsilon` keeps directions that change neither frame from winning. Grams are [w_dim, w_dim].
+    Raises InputError when a code would edit nothing, and for an epsilon that is not positive.
+    """
+    if epsilon <= 0:
+        raise InputError(f"codes.epsilon is {epsilon}; it must be positive, 0.1 is usual; change --codes.epsilon")
+    edit, keep = gram_edit.cpu().double(), gram_keep.cpu().double()
+    if num_codes > len(edit):
+        raise InputError(f"{num_codes} codes were asked for, but w has only {len(edit)} dimensions; lower --num-codes")
+    floor = epsilon * keep.trace() / len(keep)
+    factor, failed = torch.linalg.cholesky_ex(keep + floor * torch.eye(len(keep), dtype=keep.dtype))
+    if failed:
+        raise InputError(f"the Gram of the kept frame is zero or not positive at epsilon {epsilon}; raise --codes.epsilon or --latents")
+    half = torch.linalg.solve_triangular(factor, edit, upper=False)
+    whitened = torch.linalg.solve_triangular(factor, half.mT, upper=False)
+    vectors = torch.linalg.eigh((whitened + whitened.mT) / 2).eigenvectors.flip(1)[:, :num_codes]
+    vectors = torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
+    vectors /= vectors.norm(dim=0)
+    require_effect(vectors.T, edit)  # before they are mixed: a solution without effect would borrow that of the others
+    orthonormal, upper = torch.linalg.qr(vectors)
+    if float(upper.diagonal().abs().min()) < MIN_NORM**2:
+        raise InputError(f"some of the {num_codes} codes are one vector; lower --num-codes, or raise --codes.epsilon or --latents")
+    codes = _with_sign(orthonormal.T)
+    require_effect(codes, edit)
+    return codes
+
+
+def random_codes(num_codes: int, w_dim: int, seed: int) -> Tensor:
+    """Random orthonormal directions [num_codes, w_dim], float64: what codes are compared with."""
+    generator = torch.Generator().manual_seed(seed)
+    directions: Tensor = torch.linalg.qr(torch.randn(w_dim, num_codes, generator=generator, dtype=torch.float64)).Q
+    return directions.T.contiguous()
+
+
+def strengths(codes: Tensor, gram: Tensor) -> Tensor:
+    """Mean squared change of a frame for a unit step along each code to first order, n^T J^T J n (eq. 5): [num_codes]."""
+    rows = codes.cpu().double()
+    return (rows @ gram.cpu().double() * rows).sum(1)
+
+
+def require_effect(codes: Tensor, gram_edit: Tensor) -> None:
+    """Raise InputError when a code does not change the frame that it shall edit."""
+    least = MIN_STRENGTH * float(gram_edit.trace()) / len(gram_edit)
+    weak = [i for i, strength in enumerate(strengths(codes, gram_edit).tolist()) if not strength > least]
+    if weak:
+        raise InputError(f"codes {weak} of {len(codes)} edit nothing; lower --num-codes, or raise --latents or --codes.epsilon")
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Codes applied at equal strength to the same latents; every field is [num_codes, latents], float64."""
+
+    alpha: Tensor
+    """Step along the code (eq. 2), positive at even latents and negative at odd ones."""
+    edited: Tensor
+    """Mean squared difference that the step makes to the frame that is edited: the target, within 1 %."""
+    kept: Tensor
+    """And to the other frame."""
+
+    @property
+    def ratios(self) -> Tensor:
+        """Change of the edited over change of the kept frame, each a mean over the latents: [num_codes].
+
+        As the edited change is the same everywhere, this is the harmonic mean of the ratios of single latents: a latent
+        where the kept frame moves counts in full, and one where it hardly moves cannot lift the figure. A kept change
+        below 1e-12, where float32 ends, counts as 1e-12.
+        """
+        return self.edited.mean(1) / self.kept.mean(1).clamp_min(1e-12)
+
+    @property
+    def median_ratios(self) -> Tensor:
+        """The ratio at the median latent instead, [num_codes]: milder, since it passes over latents where a code fails."""
+        return (self.edited / self.kept.clamp_min(1e-12)).median(1).values
+
+
+def edit_ratios(synthesize: Synthesize, w: Tensor, codes: Tensor, edited: int, target_mse: float = 3e-4, batch: int = 32) -> Tensor:
+    """How much more each code changes the frame `edited` (0 or 1) than the other: `Edits.ratios` of `equal_edits`, [num_codes]."""
+    return equal_edits(synthesize, w, codes, edited, target_mse, batch).ratios
+
+
+@torch.no_grad()
+def equal_edits(synthesize: Synthesize, w: Tensor, codes: Tensor, edited: int, target_mse: float = 3e-4, batch: int = 32) -> Edits:
+    """Scale each of `codes` [num_codes, w_dim] at each of `w` [n, w_dim] until frame `edited` changes by `target_mse`.
+
+    The mean squared difference is that of frames as `synthesize` gives them ([-1, 1], not clamped). It grows about with the
+    square of the step, so a step is corrected by the square root of what is missing, kept within the bracket known so far.
+    `batch` pairs are synthesized at once. Raises InputError when a code does not reach the target at any strength.
+    """
+    base = torch.cat([synthesize(w[i : i + batch]) for i in range(0, len(w), batch)])
+    shape = (len(codes), len(w))
+    code_of, latent_of = (index.flatten() for index in torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij"))
+    steps = codes.to(w)[code_of.to(w.device)] * (1 - 2 * (latent_of % 2)).to(w)[:, None]
+    alpha = torch.ones(len(code_of), dtype=torch.float64)
+    low, high = torch.zeros_like(alpha), torch.full_like(alpha, math.inf)
+    change = torch.zeros(len(alpha), 2, dtype=torch.float64)
+    todo = torch.arange(len(alpha))
+    for _ in range(SEARCH_STEPS):
+        for start in range(0, len(todo), batch):
+            part = todo[start : start + batch]
+            i, source = part.to(w.device), latent_of[part].to(w.device)
+            frames = synthesize(w[source] + alpha[part].to(w)[:, None] * steps[i])
+            change[part] = (frames - base[source]).double().square().mean((2, 3, 4)).cpu()
+        got = change[todo, edited] / target_mse
+        low[todo] = torch.where(got < 1, alpha[todo], low[todo])
+        high[todo] = torch.where(got < 1, high[todo], alpha[todo])
+        keep = ~((got - 1).abs() <= SEARCH_TOLERANCE)  # not-a-number stays in
+        todo, got = todo[keep], got[keep]
+        if not len(todo):
+            break
+        alpha[todo] = _next_step(alpha[todo], got, low[todo], high[todo])
+    if len(todo):
+        raise InputError(
+            f"code {int(code_of[todo[0]])} does not change frame {edited} by a mean squared difference of {target_mse:g} at any strength"
+            f" ({len(todo)} of {len(alpha)} edits); lower --num-codes, or train stage 1 for longer"
+        )
+    signed = alpha * (1 - 2 * (latent_of % 2))
+    return Edits(signed.view(shape), change[:, edited].reshape(shape), change[:, 1 - edited].reshape(shape))
+
+
+def _next_step(alpha: Tensor, got: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The next trial: a quadratic guess if it lies within the bracket, else the middle of the bracket on a log scale."""
+    guess = alpha * got.rsqrt().nan_to_num(8.0, posinf=8.0).clamp(1 / 8, 8)
+    middle = (torch.where(low > 0, low, high / 64) * torch.where(high < math.inf, high, low * 64)).sqrt()
+    return torch.where((guess > low) & (guess < high), guess, middle)
+
+
+def _remainder(vector: Tensor, rows: Tensor) -> Tensor | None:
+    """The unit vector along what is left of a unit `vector` [d] without the span of orthonormal `rows`; None if too little."""
+    rest = vector - rows.T @ (rows @ vector)
+    norm = float(rest.norm())
+    if norm < MIN_NORM:
+        return None
+    rest -= rows.T @ (rows @ rest)  # once more: rounding is large where little is left
+    rest /= rest.norm()
+    return rest
+
+
+def _with_sign(codes: Tensor) -> Tensor:
+    """Codes with their largest entry positive: eigenvectors have no sign of their own."""
+    largest = codes.gather(1, codes.abs().argmax(1, keepdim=True))
+    return codes * largest.sign()

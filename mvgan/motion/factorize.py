@@ -1,0 +1,127 @@
+"""Stage 2 as plain functions: factorize one latent, then combine all of them into codes.safetensors and codes.json."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvgan.config import Codes, InputError, Run
+from mvgan.motion.codes import generalized_codes, nullspace_codes, nullspace_ranks, require_effect, strengths
+from mvgan.motion.rpca import LowRank, robust_pca
+
+
+log = logging.getLogger(__name__)
+
+FRAMES = ("former", "latter")
+DIRECTIONS = {"backward": 0, "forward": 1}
+"""Which frame the codes of a direction edit (eq. 2)."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one latent gives: its Grams and their factorizations, former frame first."""
+
+    grams: Tensor
+    """float64 [2, w_dim, w_dim] on the CPU."""
+    factors: tuple[LowRank, LowRank]
+
+
+def factorize_latent(grams: Tensor, codes: Codes) -> Sample:
+    """Low-rank factorization of the Grams [2, w_dim, w_dim] of one latent, or of their mean over latents.
+
+    Raises InputError when a Gram is zero or not finite, which a generator that has diverged gives.
+    """
+    grams = grams.detach().cpu().double()
+    for frame, gram in zip(FRAMES, grams, strict=True):
+        if not gram.isfinite().all() or not gram.any():
+            raise InputError(
+                f"the Gram matrix of the {frame} frame is {'zero' if gram.isfinite().all() else 'not finite'}: the generator of stage 1"
+                " has diverged or collapsed; take another commit by --codes.select best, or train stage 1 again"
+            )
+    former, latter = (robust_pca(gram, codes.lam, codes.max_iterations) for gram in grams)
+    return Sample(grams, (former, latter))
+
+
+def combine(samples: Sequence[Sample], run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The motion codes of a run from the samples of all its latents, in seed order.
+
+    Returns the tensors of codes.safetensors: `backward` and `forward` float32 [num_codes, w_dim] by the method of the run,
+    those of both methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim];
+    and the content of codes.json: per latent and for the mean the spectra, ranks, iterations and residuals, and per method
+    and direction the first-order change of both frames (eq. 5) by each code. Raises InputError when the method of the run
+    gives no codes; why the other one gives none is said under its name in the JSON.
+    """
+    mean = factorize_latent(torch.stack([sample.grams for sample in samples]).mean(0), run.codes)
+    source = mean if run.codes.source == "mean" else samples[0]
+    tensors: dict[str, Tensor] = {"mean_grams": mean.grams}
+    summary: dict[str, Any] = {
+        "method": run.codes.method,
+        "source": run.codes.source,
+        "num_codes": run.num_codes,
+        "samples": [_describe(sample) for sample in samples],
+        "mean": _describe(mean),
+    }
+    _warn_unconverged([*samples, mean], run.codes)
+    for method in ("generalized", "nullspace"):
+        try:
+            found, summary[method] = _codes(source, method, run)
+        except InputError as error:
+            if method == run.codes.method:
+                raise
+            summary[method] = {"error": str(error)}
+            continue
+        for direction, codes in found.items():
+            tensors[f"{method}_{direction}"] = codes.float()
+    for direction in DIRECTIONS:
+        tensors[direction] = tensors[f"{run.codes.method}_{direction}"].clone()
+    return tensors, summary
+
+
+def _codes(source: Sample, method: str, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Codes of one method in both directions, and what to write about them."""
+    found: dict[str, Tensor] = {}
+    about: dict[str, Any] = {}
+    for direction, edit in DIRECTIONS.items():
+        gram_edit, gram_keep = source.grams[edit], source.grams[1 - edit]
+        notes: dict[str, Any] = {}
+        if method == "generalized":
+            codes = generalized_codes(gram_edit, gram_keep, run.num_codes, run.codes.epsilon)
+        else:
+            factor_edit, factor_keep = source.factors[edit], source.factors[1 - edit]
+            rank_edit, rank_keep = nullspace_ranks(factor_edit, factor_keep, run.num_codes, run.codes.energy)
+            codes = nullspace_codes(factor_edit, factor_keep, run.num_codes, rank_edit, rank_keep)
+            require_effect(codes, gram_edit)
+            notes = {"rank_edit": rank_edit, "rank_keep": rank_keep}
+        found[direction] = codes
+        about[direction] = notes | {"edited": strengths(codes, gram_edit).tolist(), "kept": strengths(codes, gram_keep).tolist()}
+    return found, about
+
+
+def _describe(sample: Sample) -> dict[str, Any]:
+    """Spectra, largest first, and how the factorization ended, of both frames."""
+    return {
+        frame: {
+            "spectrum": torch.linalg.eigvalsh(gram).flip(0).tolist(),
+            "low_rank_spectrum": factor.eigenvalues.tolist(),
+            "rank": factor.rank,
+            "sparse_share": float(factor.sparse.norm() / gram.norm()),
+            "iterations": factor.iterations,
+            "primal": factor.primal,
+            "dual": factor.dual,
+            "converged": factor.converged,
+        }
+        for frame, gram, factor in zip(FRAMES, sample.grams, sample.factors, strict=True)
+    }
+
+
+def _warn_unconverged(samples: Sequence[Sample], codes: Codes) -> None:
+    open_ends = [factor for sample in samples for factor in sample.factors if not factor.converged]
+    if open_ends:
+        worst = max(max(factor.primal, factor.dual) for factor in open_ends)
+        log.warning(
+            "%d of %d low-rank factorizations did not converge in %d iterations (worst residual %.1e); raise --codes.max-iterations",
+            len(open_ends), 2 * len(samples), codes.max_iterations, worst,
+        )  # fmt: skip

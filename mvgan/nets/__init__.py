@@ -1,0 +1,1 @@
+"""The networks, in plain torch: generator and discriminator of pairs, latent code generator, video discriminators."""

@@ -1,0 +1,129 @@
+"""Layers of StyleGAN2 in plain torch: equalised learning rate, FIR resampling, modulated convolution.
+
+Source: Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN (StyleGAN2).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+_FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+GAIN = math.sqrt(2)
+"""Gain of a leaky ReLU that keeps the variance of its input."""
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """Leaky ReLU of slope 0.2. A positive gain passes through it, so the layer before it applies GAIN to small tensors."""
+    return F.leaky_relu(x, 0.2)
+
+
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """Scale each row of `x` [n, d] to a mean square of 1."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+class Linear(nn.Module):
+    """Fully connected layer with equalised learning rate.
+
+    `lr_multiplier` scales weights at run time, so that Adam moves them that much slower. `gain` scales the result.
+    Source: Karras et al. 2018 (progressive GAN), Sec. 4.1.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias_init: float = 0.0, lr_multiplier: float = 1.0, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
+        self.weight_gain = gain * lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = gain * lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, in_features] -> [n, out_features]."""
+        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+
+
+class Fir(nn.Module):
+    """Separable binomial low-pass filter (1, 3, 3, 1), as dense depthwise convolutions.
+
+    Source: StyleGAN2, Appendix B; the filter sums to 1 before gains.
+    """
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor(_FIR_TAPS)
+        self.register_buffer("kernel", torch.outer(taps, taps) / taps.sum() ** 2, persistent=False)
+
+    def _depthwise(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        return (self.kernel * gain).to(x.dtype).expand(x.shape[1], 1, 4, 4)
+
+    def filter(self, x: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
+        """Filter [n, c, h, w], keeping every `stride`-th sample: [n, c, h + 2 padding - 3, ...]."""
+        return F.conv2d(x, self._depthwise(x, gain), padding=padding, stride=stride, groups=x.shape[1])
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """Double the resolution of [n, c, h, w]; the gain of 4 makes up for the inserted zeros."""
+        return F.conv_transpose2d(x, self._depthwise(x, 4.0), stride=2, padding=1, groups=x.shape[1])
+
+    def downsample(self, x: Tensor) -> Tensor:
+        """Halve the resolution of [n, c, h, w]."""
+        # In float32: the backward of a strided depthwise convolution in bf16 is some 18 times slower on a CPU.
+        return self.filter(x.to(self.kernel.dtype), padding=1, stride=2).to(x.dtype)
+
+
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, fir: Fir | None = None, gain: float = 1.0
+) -> Tensor:
+    """Convolve each sample with its own style-scaled, demodulated kernel.
+
+    The styles scale the inputs and the demodulation scales the outputs, which gives the grouped
+    convolution of the paper without one kernel per sample.
+
+    x [n, c_in, h, w], weight [c_out, c_in, k, k] with k odd, styles [n, c_in], gains around 1.
+    With `fir` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a
+    demodulated result.
+    Source: StyleGAN2, Eq. 1 and 3.
+    """
+    scaled = x * styles.to(x.dtype)[:, :, None, None]
+    kernel = weight.to(x.dtype)
+    if fir is None:
+        y = F.conv2d(scaled, kernel, padding=weight.shape[2] // 2)
+    else:
+        y = fir.filter(F.conv_transpose2d(scaled, kernel.transpose(0, 1), stride=2), padding=1, gain=4.0)
+    if demodulate:
+        norm = styles.square() @ weight.square().sum(dim=(2, 3)).t()
+        y = y * (gain * (norm + 1e-8).rsqrt()).to(y.dtype)[:, :, None, None]
+    return y
+
+
+class Conv2d(nn.Module):
+    """Convolution with equalised learning rate; `down` filters and halves the resolution first, `gain` scales the result."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True, down: bool = False, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.gain = gain
+        self.weight_gain = gain / math.sqrt(in_channels * kernel_size**2)
+        self.padding = kernel_size // 2
+        self.fir = Fir() if down else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, in_channels, h, w] -> [n, out_channels, h, w], or half of h and w with `down`."""
+        kernel = (self.weight * self.weight_gain).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * self.gain).to(x.dtype)
+        if self.fir is None:
+            return F.conv2d(x, kernel, bias, padding=self.padding)
+        if self.padding == 0:
+            return F.conv2d(self.fir.downsample(x), kernel, bias)
+        return F.conv2d(self.fir.filter(x, padding=2), kernel, bias, stride=2)

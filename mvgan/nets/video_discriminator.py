@@ -1,0 +1,57 @@
+"""The video discriminators D_V and D_R: multi-scale 3-D PatchGANs on 6 channels (paper Sec. III-C)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def with_first_frame(clips: Tensor) -> Tensor:
+    """Input of D_V: clips [n, t, 3, h, w] with their first frame repeated -> [n, 6, t, h, w]."""
+    return torch.cat([clips[:, :1].expand_as(clips), clips], dim=2).transpose(1, 2)
+
+
+def with_reverse(clips: Tensor) -> Tensor:
+    """Input of D_R (eq. 13): clips [n, t, 3, h, w] with the same clips reversed -> [n, 6, t, h, w]."""
+    return torch.cat([clips, clips.flip(1)], dim=2).transpose(1, 2)
+
+
+class PatchDiscriminator(nn.Module):
+    """One scale: five 4x4x4 convolutions, three of them with stride 2; a score per patch."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        sizes = [(6, channels, 2), (channels, 2 * channels, 2), (2 * channels, 4 * channels, 2), (4 * channels, 8 * channels, 1)]
+        self.convs = nn.ModuleList(nn.Conv3d(a, b, 4, stride=stride, padding=2) for a, b, stride in sizes)
+        self.out = nn.Conv3d(8 * channels, 1, 4, padding=2)
+        for conv in (*self.convs, self.out):
+            nn.init.normal_(conv.weight, std=0.02)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 6, t, h, w] -> scores [n, 1, t', h', w']."""
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            x = F.leaky_relu(x if index == 0 else F.instance_norm(x), 0.2)
+        return self.out(x)
+
+
+class VideoDiscriminator(nn.Module):
+    """D_V or D_R: `scales` PatchDiscriminators, each on half the size of the one before.
+
+    Source: the released code, with 64 channels and 2 scales (22,136,706 parameters).
+    """
+
+    def __init__(self, channels: int, scales: int) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(PatchDiscriminator(channels) for _ in range(scales))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[n, 6, t, h, w] in [-1, 1] -> one map of scores [n, 1, t', h', w'] per scale, finest first."""
+        scores = []
+        for index, scale in enumerate(self.scales):
+            if index:
+                # Time is kept up to 16 frames, so that short clips still differ in it.
+                stride = (1 if x.shape[2] <= 16 else 2, 2, 2)
+                x = F.avg_pool3d(x, 3, stride=stride, padding=1, count_include_pad=False)
+            scores.append(scale(x))
+        return scores

@@ -1,0 +1,97 @@
+"""A run's folder: its config, its data, and the commits of its stages."""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from mvgan.config import STAGES, InputError, Run, differences, from_dict, stage_of, to_dict, validate
+from mvgan.storage.commit import Commit, Commits
+from mvgan.storage.uri import Store, open_store
+
+
+FORMAT_VERSION = 1
+RECORD = "run.json"
+PACKAGES = ("torch", "ray", "numpy", "scipy", "pyarrow", "av")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder `<storage>/<name>` of a run with the resolved config `run` on the shards at `data`."""
+
+    store: Store
+    run: Run
+    data: str
+
+    @property
+    def uri(self) -> str:
+        """Where the folder is."""
+        return self.store.uri
+
+    def commits(self, stage: str) -> Commits:
+        """The commits of `stage`: pairs, codes or video."""
+        return Commits(self.store, stage)
+
+    def complete(self, stage: str) -> Commit | None:
+        """The newest commit of `stage`, if it verifies and ends the stage."""
+        commit = self.commits(stage).newest()
+        return commit if commit is not None and commit.meta["complete"] else None
+
+    def require(self, stage: str) -> Commit:
+        """The commit that ends `stage`. Raises InputError when the stage has not ended."""
+        commit = self.complete(stage)
+        if commit is None:
+            raise InputError(f"run {self.uri} has not finished stage {stage}; run `python -m jobs.{stage}` on it first")
+        return commit
+
+
+def read_run(uri: str) -> RunFolder:
+    """The run at `uri`. Raises InputError when there is none or it was written by another version."""
+    store = open_store(uri)
+    try:
+        record = json.loads(store.read(RECORD))
+    except FileNotFoundError:
+        raise InputError(f"{uri} holds no run ({RECORD} is missing); expected the folder that a training command printed") from None
+    if record.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{uri}/{RECORD} has format {record.get('format_version')}; this mvgan reads format {FORMAT_VERSION}")
+    return RunFolder(store, validate(from_dict(Run(), record["config"])), record["data"])
+
+
+def open_run(uri: str, run: Run, data: str) -> RunFolder:
+    """Create the run at `uri`, or open it again with the same config.
+
+    A setting may change as long as no stage that it shapes has a commit. Raises InputError, naming the differences,
+    when a stage has.
+    """
+    store = open_store(uri)
+    if store.exists(RECORD):
+        old = read_run(uri)
+        changed = differences(to_dict(old.run), to_dict(run))
+        if old.data != data:
+            changed["data"] = (old.data, data)
+        if not changed:
+            return old
+        _refuse_changes(old, changed)
+        logger.info("run %s: changed settings of stages that have not begun: %s", uri, ", ".join(changed))
+    store.write(RECORD, json.dumps(_record(run, data), indent=1).encode())
+    return RunFolder(store, run, data)
+
+
+def _refuse_changes(old: RunFolder, changed: dict[str, tuple[Any, Any]]) -> None:
+    shaped = {path: "pairs" if path == "data" else stage_of(path) for path in changed}
+    first = min(STAGES.index(stage) for stage in shaped.values())
+    begun = [stage for stage in STAGES[max(first, 1) :] if old.commits(stage).records()]
+    if begun:
+        what = "; ".join(f"{path} was {old_value!r}, now {new_value!r}" for path, (old_value, new_value) in changed.items())
+        raise InputError(
+            f"run {old.uri} exists with another config and has begun stage {begun[0]}: {what}. Use another --name, or the old settings"
+        )
+
+
+def _record(run: Run, data: str) -> dict[str, Any]:
+    versions = {package: version(package) for package in PACKAGES} | {"python": sys.version.split()[0]}
+    return {"format_version": FORMAT_VERSION, "config": to_dict(run), "data": data, "versions": versions}

@@ -1,0 +1,193 @@
+"""Stage 1: MotionStyleGAN on frame pairs (paper Sec. III-A), as StyleGAN2 trains."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvgan.config import Run
+from mvgan.losses import discriminator_logistic, generator_logistic, path_lengths, r1_penalty
+from mvgan.nets.discriminator import Discriminator
+from mvgan.nets.generator import Generator, Noise
+from mvgan.train.ema import ema_beta, update_ema
+from mvgan.train.ranks import Ranks
+from mvgan.train.state import Draws, Progress, seed_of
+
+
+PL_DECAY = 0.01
+W_AVG_BETA = 0.998
+
+
+def to_range(frames: Tensor) -> Tensor:
+    """uint8 frames -> float32 in [-1, 1]."""
+    return frames.float() / 127.5 - 1
+
+
+class _GeneratorMain(nn.Module):
+    """Non-saturating loss of G; D is kept in a list, so that DDP sees the generator alone."""
+
+    def __init__(self, generator: Generator, discriminator: Discriminator, ranks: Ranks) -> None:
+        super().__init__()
+        self.generator, self.ranks, self.fixed = generator, ranks, [discriminator]
+
+    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        ws = mixed_ws(self.generator, z, z_mix, cutoff)
+        logits = self.fixed[0](self.generator.synthesis(ws, noise), self.ranks.group)
+        return self.ranks.loss(generator_logistic(logits)), ws[:, 0].detach()
+
+
+class _PathLength(nn.Module):
+    """Path length regularisation of G (StyleGAN2, Eq. 4)."""
+
+    def __init__(self, generator: Generator, ranks: Ranks, weight: float) -> None:
+        super().__init__()
+        self.generator, self.ranks, self.weight = generator, ranks, weight
+
+    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, y: Tensor, noise: Noise, pl_mean: Tensor) -> tuple[Tensor, Tensor]:
+        ws = mixed_ws(self.generator, z, z_mix, cutoff)
+        frames = self.generator.synthesis(ws, noise)
+        lengths = path_lengths(frames, ws, y)
+        mean = pl_mean.lerp(self.ranks.mean(lengths), PL_DECAY)
+        # The zero keeps every parameter in the graph, as DDP expects: biases have no part in the lengths.
+        return self.ranks.loss((lengths - mean).square()) * self.weight + 0 * frames.sum(), mean.detach()
+
+
+class _DiscriminatorMain(nn.Module):
+    """Logistic loss of D on real and generated pairs."""
+
+    def __init__(self, discriminator: Discriminator, ranks: Ranks) -> None:
+        super().__init__()
+        self.discriminator, self.ranks = discriminator, ranks
+
+    def forward(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), self.ranks.group).chunk(2)
+        return self.ranks.loss(discriminator_logistic(real_logits, fake_logits)), real_logits.detach(), fake_logits.detach()
+
+
+class _R1(nn.Module):
+    """R1 penalty of D on real pairs."""
+
+    def __init__(self, discriminator: Discriminator, ranks: Ranks, gamma: float) -> None:
+        super().__init__()
+        self.discriminator, self.ranks, self.gamma = discriminator, ranks, gamma
+
+    def forward(self, real: Tensor) -> Tensor:
+        real = real.detach().requires_grad_(True)
+        logits = self.discriminator(real, self.ranks.group)
+        return self.ranks.loss(r1_penalty(logits, real, self.gamma)) + 0 * logits.sum()
+
+
+def mixed_ws(generator: Generator, z: Tensor, z_mix: Tensor, cutoff: Tensor) -> Tensor:
+    """Style mixing: layers from `cutoff` [n] on take the second code. Returns ws [n, num_ws, w_dim]."""
+    w, w_mix = generator.mapping(torch.cat([z, z_mix])).chunk(2)
+    first = torch.arange(generator.synthesis.num_ws, device=z.device)[None] < cutoff[:, None]
+    return torch.where(first[:, :, None], w[:, None], w_mix[:, None])
+
+
+class PairStage:
+    """G and D of frame pairs with their optimizers; `step` runs the phases that are due."""
+
+    def __init__(self, run: Run, ranks: Ranks, device: torch.device) -> None:
+        self.run, self.ranks, self.device = run, ranks, device
+        config = run.pairs
+        torch.manual_seed(seed_of(run.seed, "init"))
+        self.generator = Generator(run.network, run.resolution).to(device)
+        self.discriminator = Discriminator(run.network, run.resolution).to(device)
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.pl_mean = torch.zeros([], device=device)
+        self.g_optimizer = _adam(self.generator, config.lr, config.pl_every if config.pl_weight else 0)
+        self.d_optimizer = _adam(self.discriminator, config.lr, config.r1_every if config.r1_gamma else 0)
+        self._g_main = ranks.parallel(_GeneratorMain(self.generator, self.discriminator, ranks))
+        self._d_main = ranks.parallel(_DiscriminatorMain(self.discriminator, ranks))
+        self._path_length = ranks.parallel(_PathLength(self.generator, ranks, config.pl_weight * config.pl_every))
+        self._r1 = ranks.parallel(_R1(self.discriminator, ranks, config.r1_gamma * config.r1_every))
+
+    def draws(self, purpose: str, progress: Progress, group: int | None = None) -> Draws:
+        """Random numbers of this step for the shards of this worker."""
+        return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, group or self.ranks.group, self.device)
+
+    def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """One step on pairs uint8 [n, 2, 3, h, w]; returns scalars to log."""
+        config = self.run.pairs
+        index = progress.images // config.batch
+        real = to_range(batch)
+        stats = self._step_generator(progress)
+        if config.pl_weight and index % config.pl_every == 0:
+            stats |= self._step_path_length(progress)
+        stats |= self._step_discriminator(real, progress)
+        if config.r1_gamma and index % config.r1_every == 0:
+            loss = self._r1(real)
+            _descend(self.d_optimizer, loss)
+            stats["r1"] = loss.detach() / config.r1_every
+        beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
+        update_ema(self.ema, self.generator, beta)
+        return stats
+
+    def _latents(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """z, the z to mix in, and the layer from which it holds; that layer is past the last where nothing is mixed."""
+        z, z_mix = draws.normal(self.run.network.z_dim), draws.normal(self.run.network.z_dim)
+        num_ws = self.generator.synthesis.num_ws
+        chance, place = draws.uniform(2).unbind(1)
+        cutoff = 1 + (place * (num_ws - 1)).floor()
+        return z, z_mix, torch.where(chance < self.run.pairs.style_mixing, cutoff, num_ws)
+
+    def _step_generator(self, progress: Progress) -> dict[str, Tensor]:
+        draws = self.draws("generator", progress)
+        self.discriminator.requires_grad_(False)
+        loss, w = self._g_main(*self._latents(draws), draws.noise())
+        _descend(self.g_optimizer, loss)
+        self.discriminator.requires_grad_(True)
+        with torch.no_grad():
+            self.generator.mapping.w_avg.copy_(self.ranks.mean(w).lerp(self.generator.mapping.w_avg, W_AVG_BETA))
+        return {"g_loss": loss.detach()}
+
+    def _step_path_length(self, progress: Progress) -> dict[str, Tensor]:
+        # Half the batch is enough for this estimate (StyleGAN2, Appendix B); never across logical shards.
+        draws = self.draws("path_length", progress, max(1, self.ranks.group // 2))
+        latents = self._latents(draws)
+        y = draws.normal(2, 3, self.run.resolution, self.run.resolution)
+        loss, self.pl_mean = self._path_length(*latents, y, draws.noise(), self.pl_mean)
+        _descend(self.g_optimizer, loss)
+        return {"pl_penalty": loss.detach() / self.run.pairs.pl_every, "pl_mean": self.pl_mean}
+
+    def _step_discriminator(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
+        draws = self.draws("discriminator", progress)
+        with torch.no_grad():
+            ws = mixed_ws(self.generator, *self._latents(draws))
+            fake = self.generator.synthesis(ws, draws.noise())
+        loss, real_logits, fake_logits = self._d_main(real, fake)
+        _descend(self.d_optimizer, loss)
+        signs = {"real_sign": self.ranks.loss(real_logits.sign()), "fake_sign": self.ranks.loss(fake_logits.sign())}
+        return {"d_loss": loss.detach(), **signs}
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "ema": self.ema,
+            "g_optimizer": self.g_optimizer,
+            "d_optimizer": self.d_optimizer,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `step` depends on, but the progress."""
+        return {name: part.state_dict() for name, part in self._parts().items()} | {"pl_mean": self.pl_mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.pl_mean = state["pl_mean"].to(self.device)
+
+
+def _adam(net: nn.Module, lr: float, lazy_every: int) -> torch.optim.Adam:
+    """Adam with the correction for lazy regularisation (StyleGAN2, Appendix B); lazy_every 0: none."""
+    c = lazy_every / (lazy_every + 1) if lazy_every else 1.0
+    return torch.optim.Adam(net.parameters(), lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, foreach=True)
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()

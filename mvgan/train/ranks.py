@@ -1,0 +1,67 @@
+"""The workers of a training run and the logical shards that each of them hosts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+from mvgan.config import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Worker `rank` of `world`; together they host `num_shards` logical shards of `group` samples each.
+
+    Worker r hosts the shards r, r + world, ...; the batch of a step is the concatenation of the shards' groups.
+    """
+
+    num_shards: int
+    group: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.world > self.num_shards:
+            raise InputError(
+                f"{self.world} workers for {self.num_shards} logical shards; "
+                f"take at most {self.num_shards} workers, or a larger batch or smaller group"
+            )
+
+    @property
+    def hosted(self) -> range:
+        """The logical shards of this worker."""
+        return range(self.rank, self.num_shards, self.world)
+
+    @property
+    def batch(self) -> int:
+        """Samples per step over all workers."""
+        return self.num_shards * self.group
+
+    def loss(self, values: Tensor) -> Tensor:
+        """Values per sample [n] -> this worker's loss, whose average over workers is the mean over the whole batch.
+
+        The weight makes up for workers that host more shards than others.
+        """
+        return values.mean() * (len(self.hosted) * self.world / self.num_shards)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the whole batch of values [n, ...] along the first dimension; differentiable."""
+        total = values.sum(dim=0) / (values.shape[0] // len(self.hosted) * self.num_shards)
+        return total if self.world == 1 else all_reduce(total)
+
+    def parallel(self, phase: nn.Module) -> nn.Module:
+        """A phase whose backward averages gradients over the workers."""
+        return phase if self.world == 1 else DistributedDataParallel(phase, broadcast_buffers=False)
+
+    def average(self, stats: Mapping[str, Tensor]) -> dict[str, float]:
+        """Scalars averaged over the workers, as floats."""
+        names = sorted(stats)
+        values = torch.stack([stats[name].detach().float() for name in names])
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return dict(zip(names, values.tolist(), strict=True))

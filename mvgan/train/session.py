@@ -1,0 +1,244 @@
+"""One worker's part in training a stage of a run: build the stage, go on from its newest commit, fit.
+
+The same function serves one process and every worker of Ray Train; only where the batches come from differs.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from mvgan.config import InputError, Run
+from mvgan.data.shards import ShardSet
+from mvgan.data.windows import Windows, clip_windows, decode_window, pair_windows
+from mvgan.media import encode_png, grid, upscale
+from mvgan.metrics.features import PairFeatures
+from mvgan.metrics.frechet import frechet_distance, frechet_error
+from mvgan.metrics.moments import Moments
+from mvgan.nets.generator import Generator
+from mvgan.storage.run import RunFolder
+from mvgan.train.hooks import Committer, Evaluator, History, Sampler, Ticker
+from mvgan.train.pairs import PairStage
+from mvgan.train.ranks import Ranks
+from mvgan.train.stage import Hook, Plan, Stage, fit
+from mvgan.train.state import Draws, Progress, from_bytes
+from mvgan.train.video import VideoStage, render
+
+
+logger = logging.getLogger(__name__)
+
+Batches = Callable[[int, Ranks], Iterator[Tensor]]
+"""Gives the batches of a worker from the sample after the given number of images on."""
+
+TRAINED = ("pairs", "video")
+UNITS = {"pairs": "pairs", "video": "clips"}
+
+
+def num_shards(run: Run, name: str) -> int:
+    """Logical shards of a stage's global batch."""
+    config = run.pairs if name == "pairs" else run.video
+    return config.batch // config.group
+
+
+def group_of(run: Run, name: str) -> int:
+    """Samples of a logical shard in a step."""
+    return (run.pairs if name == "pairs" else run.video).group
+
+
+def windows_of(run: Run, shards: ShardSet, name: str) -> Windows:
+    """The training windows of a stage."""
+    return pair_windows(shards, run) if name == "pairs" else clip_windows(shards, run)
+
+
+def check_data(shards: ShardSet, run: Run, name: str) -> None:
+    """Raise InputError when the shards do not serve a stage: another resolution, or no video long enough."""
+    if shards.resolution != run.resolution:
+        raise InputError(
+            f"{shards.uri} holds frames of {shards.resolution} px, the run is of {run.resolution} px; ingest again or change --resolution"
+        )
+    windows_of(run, shards, name)
+
+
+def check_workers(run: Run, name: str, workers: int) -> None:
+    """Raise InputError when a stage has no logical shard for each worker."""
+    if workers < 1:
+        raise InputError(f"{workers} workers cannot train; give --workers 1 or more")
+    Ranks(num_shards(run, name), group_of(run, name), 0, workers)
+
+
+def plan_of(run: Run, name: str, num_videos: int) -> Plan:
+    """Length and rhythm of a stage. An epoch of stage 3 is one clip per video."""
+    if name == "pairs":
+        config = run.pairs
+        tick, commit = round(config.tick_kimg * 1000), round(config.commit_kimg * 1000)
+        return Plan(round(config.total_kimg * 1000), config.batch, tick, commit, config.evaluations)
+    total = round(run.video.epochs * num_videos) if run.video.epochs else run.video.total_clips
+    return Plan(total, run.video.batch, run.video.tick_clips, run.video.commit_clips)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which worker this is, where it computes and where its lines go."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    say: Callable[[str], None] = print
+
+
+def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
+    """Train stage `name` to its end on this worker. `epoch` is the driver's claim; returns the last progress."""
+    run, device = folder.run, worker.device
+    torch.use_deterministic_algorithms(run.deterministic)
+    shards = ShardSet.open(folder.data, verify=False)
+    ranks = Ranks(num_shards(run, name), group_of(run, name), worker.rank, worker.world)
+    stage = build_stage(folder, name, ranks, device)
+    plan = plan_of(run, name, len(shards))
+    commits = folder.commits(name)
+    progress, history = Progress(), History()
+    commit = commits.newest()
+    if commit is not None:
+        stage.load_state_dict(from_bytes(commits.read(commit, "state.pt"), device))
+        history += json.loads(commits.read(commit, "history.json"))
+        progress = Progress(commit.images, commit.meta["elapsed_s"])
+        if worker.rank == 0:
+            worker.say(f"{name}: goes on from its commit at {commit.images} {UNITS[name]}")
+    hooks: list[Hook] = [Ticker(name, UNITS[name], plan, ranks, folder.store, history, worker.say)]
+    if worker.rank == 0:
+        hooks += _beside(folder, name, stage, plan, shards, history, worker)
+        hooks.append(Committer(commits, epoch, plan, history))
+    return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
+
+
+def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device) -> PairStage | VideoStage:
+    """A fresh stage; stage 3 takes the exported generator and codes of the stages before it."""
+    if name == "pairs":
+        return PairStage(folder.run, ranks, device)
+    codes = load(folder.store.read("export/codes.safetensors"))
+    stacked = torch.stack([codes["backward"], codes["forward"]])
+    return VideoStage(folder.run, ranks, device, load_generator(folder), stacked)
+
+
+def load_generator(folder: RunFolder) -> Generator:
+    """The exported pair generator of a run, in evaluation mode on the CPU."""
+    generator = Generator(folder.run.network, folder.run.resolution)
+    generator.load_state_dict(load(folder.store.read("export/generator.safetensors")))
+    return generator.eval().requires_grad_(False)
+
+
+def _beside(folder: RunFolder, name: str, stage: Stage, plan: Plan, shards: ShardSet, history: History, worker: Worker) -> list[Hook]:
+    """Samples and measures of a stage, for the first worker."""
+    run, store, device = folder.run, folder.store, worker.device
+    if isinstance(stage, PairStage):
+        hooks: list[Hook] = [Sampler(name, plan, store, lambda: pair_grid(stage.ema, run, device))]
+        if run.pairs.evaluations:
+            real = PairFeatures(device=device)(torch.from_numpy(real_pairs(shards, run, run.pairs.eval_pairs)))
+            hooks.append(Evaluator(name, plan, store, history, lambda: _measure(stage.ema, run, real, device), worker.say))
+        return hooks
+    assert isinstance(stage, VideoStage)
+    return [Sampler(name, plan, store, lambda: video_rows(stage))]
+
+
+def real_pairs(shards: ShardSet, run: Run, count: int, purpose: str = "evaluation") -> np.ndarray:
+    """`count` pairs uint8 [count, 2, 3, h, w], drawn as in training but from windows of their own."""
+    windows = pair_windows(shards, run, purpose)
+    needed = -(-count // windows.items_per_window)
+    return np.concatenate([decode_window(shards, windows[index]) for index in range(needed)])[:count]
+
+
+def generated_pairs(generator: Generator, run: Run, count: int, device: torch.device, purpose: str = "evaluation") -> Tensor:
+    """`count` pairs [count, 2, 3, h, w] in [-1, 1] from fresh latents and noise, in float32."""
+    chunks = []
+    for start in range(0, count, 64):
+        draws = Draws(run.seed, purpose, start, [0], min(64, count - start), device)
+        w = generator.mapping(draws.normal(run.network.z_dim))
+        chunks.append(generator.synthesis(w, draws.noise(), torch.float32).clamp(-1, 1))
+    return torch.cat(chunks)
+
+
+def _measure(generator: Generator, run: Run, real: Tensor, device: torch.device) -> dict[str, Any]:
+    """Frechet distance of generated pairs to `real` [n, d], in the seeded features (not FID), with its bootstrap error."""
+    fake = PairFeatures(device=device)(generated_pairs(generator, run, len(real), device))
+    return {"frechet": frechet_distance(Moments.of(real), Moments.of(fake)), "frechet_error": frechet_error(real, fake)}
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Frames in [-1, 1] -> uint8."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def pair_grid(generator: Generator, run: Run, device: torch.device, columns: int = 8, rows: int = 4) -> bytes:
+    """PNG of pairs from fixed latents, side by side: former and latter frame."""
+    draws = Draws(run.seed, "samples", 0, [0], columns // 2 * rows * 2, device)
+    frames = generator.synthesis(generator.mapping(draws.normal(run.network.z_dim)), None, torch.float32)
+    return picture(to_uint8(frames).reshape(-1, *frames.shape[2:]), columns * 2)
+
+
+def video_rows(stage: VideoStage, videos: int = 6) -> bytes:
+    """PNG of videos from fixed latents, a row each."""
+    run = stage.run
+    draws = Draws(run.seed, "samples", 0, [0], videos, stage.device)
+    w = stage.pair_generator.mapping(draws.normal(run.network.z_dim))
+    ws = stage.latent(w, draws.normal(run.video.num_frames - 1, run.network.w_dim), stage.codes, run.video.first)
+    clips = to_uint8(render(stage.pair_generator, ws, run.video.first, None, torch.float32))
+    return picture(clips.reshape(-1, *clips.shape[2:]), run.video.num_frames)
+
+
+def picture(images: np.ndarray, columns: int) -> bytes:
+    """PNG of images uint8 [n, 3, h, w] in `columns`, small ones magnified."""
+    return encode_png(grid(upscale(images, max(1, 64 // images.shape[-1])), columns))
+
+
+def local_batches(shards: ShardSet, run: Run, name: str) -> Batches:
+    """Batches decoded in this process: what a worker of a cluster gets as a stream."""
+    windows = windows_of(run, shards, name)
+
+    def batches(images: int, ranks: Ranks) -> Iterator[Tensor]:
+        decoded = ((index, decode_window(shards, windows[index])) for index in window_order(images, ranks, windows.items_per_window))
+        return batches_from_windows(decoded, images, ranks, windows.items_per_window)
+
+    return batches
+
+
+def window_order(images: int, ranks: Ranks, items_per_window: int) -> Iterator[int]:
+    """Endless window indices of a worker after `images` samples: the next window of each shard it hosts, in turn.
+
+    Logical shard s reads the windows s, s + S, s + 2S, ... of S shards.
+    """
+    turn = images // ranks.batch * ranks.group // items_per_window
+    while True:
+        yield from (shard + turn * ranks.num_shards for shard in ranks.hosted)
+        turn += 1
+
+
+def batches_from_windows(decoded: Iterator[tuple[int, np.ndarray]], images: int, ranks: Ranks, items_per_window: int) -> Iterator[Tensor]:
+    """Cut the windows of a worker, in order, into its batches: one group of each hosted shard, side by side.
+
+    decoded: (index, uint8 [items, t, 3, h, w]), from the window that holds the sample after `images` on.
+    """
+    expected = window_order(images, ranks, items_per_window)
+    place = images // ranks.batch * ranks.group % items_per_window
+    while True:
+        parts = []
+        for _ in ranks.hosted:
+            item = next(decoded, None)
+            if item is None:
+                return
+            index, frames = item
+            wanted = next(expected)
+            assert index == wanted, f"stream gave window {index} where {wanted} was due"
+            parts.append(frames)
+        for start in range(place, items_per_window, ranks.group):
+            yield torch.from_numpy(np.concatenate([part[start : start + ranks.group] for part in parts]))
+        place = 0
+
+
+def chunks_of(order: Sequence[int], size: int) -> list[list[int]]:
+    """`order` cut into lists of `size`."""
+    return [list(order[start : start + size]) for start in range(0, len(order), size)]

@@ -1,0 +1,175 @@
+"""Stage 3: the latent code generator against video discriminators (paper Sec. III-C, eq. 9-14)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvgan.config import Run
+from mvgan.losses import discriminator_log, generator_log, gradient_penalty, ralsgan
+from mvgan.nets.generator import Generator, Noise
+from mvgan.nets.latent import LatentGenerator, Side, shown_sides
+from mvgan.nets.video_discriminator import VideoDiscriminator, with_first_frame, with_reverse
+from mvgan.train.pairs import to_range
+from mvgan.train.ranks import Ranks
+from mvgan.train.state import Draws, Progress, seed_of
+
+
+def render(generator: Generator, ws: Tensor, first: Side, noise: Noise | None, dtype: torch.dtype | None = None) -> Tensor:
+    """Frames of latent sequences: ws [n, t, w_dim] -> clips [n, t, 3, h, w], frame t from the side it shows (eq. 11).
+
+    All frames are synthesized in one call. `noise` gives maps for n * t rows.
+    """
+    n, t, w_dim = ws.shape
+    pairs = generator.synthesis(ws.reshape(n * t, w_dim), noise, dtype).unflatten(0, (n, t))
+    sides = shown_sides(t, first)
+    return torch.stack([pairs[:, i, side] for i, side in enumerate(sides)], dim=1)
+
+
+class _VideoGenerator(nn.Module):
+    """L_omega's loss against D_V and D_R; the discriminators are kept in a list, out of DDP's sight."""
+
+    def __init__(self, stage: "VideoStage") -> None:
+        super().__init__()
+        self.latent, self.stage = stage.latent, [stage]
+
+    def forward(self, w: Tensor, e: Tensor, noise: Noise, real: Tensor, flips: tuple[Tensor, Tensor]) -> Tensor:
+        stage = self.stage[0]
+        fake = stage.render(self.latent(w, e, stage.codes, stage.run.video.first), noise)
+        inputs = stage.discriminator_inputs(real, fake, flips)
+        return sum((stage.generator_loss(name, *pair) for name, pair in inputs.items()), torch.zeros([], device=w.device))
+
+
+class _VideoDiscriminator(nn.Module):
+    """Loss of D_V or D_R on real and generated clips."""
+
+    def __init__(self, discriminator: VideoDiscriminator, stage: "VideoStage") -> None:
+        super().__init__()
+        self.discriminator, self.stage = discriminator, [stage]
+
+    def forward(self, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        config, mean = self.stage[0].run.video, self.stage[0].ranks.mean
+        loss = torch.zeros(real.shape[0], device=real.device)
+        scores = self.discriminator(torch.cat([real, fake]))
+        for r, f in (scale.chunk(2) for scale in scores):
+            if config.loss == "log":
+                loss = loss + discriminator_log(r, f)
+            else:
+                loss = loss + 0.5 * (ralsgan(r, _mean(f, mean), 1) + ralsgan(f, _mean(r, mean), 0))
+        if config.loss == "ralsgan" and config.gp_weight:
+            loss = loss + config.gp_weight * gradient_penalty(self.discriminator, real, fake, mix)
+        return self.stage[0].ranks.loss(loss)
+
+
+class VideoStage:
+    """L_omega, D_V and D_R with their optimizers; the pair generator and the codes stay as they are."""
+
+    def __init__(self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor) -> None:
+        """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], backward and forward."""
+        self.run, self.ranks, self.device = run, ranks, device
+        self.pair_generator = generator.to(device).eval().requires_grad_(False)
+        self.codes = codes.to(device)
+        config = run.video
+        torch.manual_seed(seed_of(run.seed, "video init"))
+        self.latent = LatentGenerator(run.network.w_dim, config.hidden, codes.shape[1], config.residual).to(device)
+        self.discriminators = {name: VideoDiscriminator(config.d_channels, config.d_scales).to(device) for name in ("d_v", "d_r")}
+        nets: dict[str, nn.Module] = {"latent": self.latent, **self.discriminators}
+        self.nets = nets
+        self.optimizers = {
+            name: torch.optim.Adam(net.parameters(), lr=config.lr, betas=(0.5, 0.999), foreach=True) for name, net in nets.items()
+        }
+        self._g_phase = ranks.parallel(_VideoGenerator(self))
+        self._d_phases = {name: ranks.parallel(_VideoDiscriminator(net, self)) for name, net in self.discriminators.items()}
+
+    def render(self, ws: Tensor, noise: Noise | None) -> Tensor:
+        """ws [n, t, w_dim] -> clips [n, t, 3, h, w]."""
+        return render(self.pair_generator, ws, self.run.video.first, noise)
+
+    def discriminator_inputs(self, real: Tensor, fake: Tensor, flips: tuple[Tensor, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Real and generated input [n, 6, t, h, w] of each discriminator; D_V sees half of its clips backwards in time."""
+        v_real, v_fake = (_flip_time(with_first_frame(clips), flip) for clips, flip in zip((real, fake), flips, strict=True))
+        return {"d_r": (with_reverse(real), with_reverse(fake)), "d_v": (v_real, v_fake)}
+
+    def generator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
+        """L_omega's loss against one discriminator: eq. 14, or its relativistic average form."""
+        discriminator, config = self.discriminators[name], self.run.video
+        loss = torch.zeros(fake.shape[0], device=fake.device)
+        if config.loss == "log":
+            for scores in discriminator(fake):
+                loss = loss + generator_log(scores, saturating=config.saturating)
+            return self.ranks.loss(loss)
+        with torch.no_grad():
+            real_scores = discriminator(real)
+        for r, f in zip(real_scores, discriminator(fake), strict=True):
+            loss = loss + 0.5 * (ralsgan(f, _mean(r, self.ranks.mean), 1) + ralsgan(r, _mean(f, self.ranks.mean), 0))
+        return self.ranks.loss(loss)
+
+    def _latents(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """w_0 [n, w_dim] and the decoder's noise [n, t - 1, w_dim]."""
+        with torch.no_grad():
+            w = self.pair_generator.mapping(draws.normal(self.run.network.z_dim))
+        return w, draws.normal(self.run.video.num_frames - 1, self.run.network.w_dim)
+
+    def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """One step of each discriminator and `g_steps` of L_omega on clips uint8 [n, t, 3, h, w]."""
+        real = to_range(batch)
+        stats = self._step_discriminators(real, progress)
+        for net in self.discriminators.values():
+            net.requires_grad_(False)
+        for index in range(self.run.video.g_steps):
+            draws = self._draws(f"video generator {index}", progress)
+            w, e = self._latents(draws)
+            flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
+            loss = self._g_phase(w, e, draws.noise(self.run.video.num_frames), real, flips)
+            self._descend("latent", loss)
+        for net in self.discriminators.values():
+            net.requires_grad_(True)
+        return stats | {"g_loss": loss.detach()}
+
+    def _step_discriminators(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
+        draws = self._draws("video discriminators", progress)
+        with torch.no_grad():
+            w, e = self._latents(draws)
+            ws = self.latent(w, e, self.codes, self.run.video.first)
+            fake = self.render(ws, draws.noise(self.run.video.num_frames))
+        flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
+        stats = {"fake_motion": self.ranks.loss(_motion(fake)), "real_motion": self.ranks.loss(_motion(real))}
+        for name, (r, f) in self.discriminator_inputs(real, fake, flips).items():
+            loss = self._d_phases[name](r, f, draws.uniform())
+            self._descend(name, loss)
+            stats[f"{name}_loss"] = loss.detach()
+        return stats
+
+    def _draws(self, purpose: str, progress: Progress) -> Draws:
+        return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, self.ranks.group, self.device)
+
+    def _descend(self, name: str, loss: Tensor) -> None:
+        self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[name].step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `step` depends on, but the progress and what stages 1 and 2 gave."""
+        return {name: {"net": net.state_dict(), "optimizer": self.optimizers[name].state_dict()} for name, net in self.nets.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for name, net in self.nets.items():
+            net.load_state_dict(state[name]["net"])
+            self.optimizers[name].load_state_dict(state[name]["optimizer"])
+
+
+def _mean(scores: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean of patch scores [n, 1, t, h, w] over the whole batch."""
+    return mean(scores.flatten(1).mean(dim=1))
+
+
+def _flip_time(x: Tensor, flip: Tensor) -> Tensor:
+    """Reverse time of those samples of [n, c, t, h, w] where flip [n] holds."""
+    return torch.where(flip[:, None, None, None, None], x.flip(2), x)
+
+
+def _motion(clips: Tensor) -> Tensor:
+    """Mean squared difference of consecutive frames, on [-1, 1], per sample [n]."""
+    return (clips[:, 1:] - clips[:, :-1]).square().flatten(1).mean(dim=1)

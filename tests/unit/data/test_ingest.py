@@ -1,0 +1,189 @@
+"""Ingest without Ray: sources, groups, manifest, resuming, and what users get wrong."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvgan.config import Ingest, InputError, Run
+from mvgan.data.ingest import Group, begin, describe, finish, group_sources, ingest_group, plan_ingest
+from mvgan.data.shards import ShardSet
+from mvgan.data.sources import Source, list_sources
+from mvgan.data.synthetic import render_set
+from mvgan.media import encode_png, encode_video
+
+
+REAL = pytest.mark.skipif("MVGAN_TEST_DATA" not in os.environ, reason="MVGAN_TEST_DATA is not set")
+RUN = Run(resolution=16)
+
+
+def ingest_here(videos: Path | str, out: Path | str, run: Run = RUN, list_file: str | None = None) -> dict[str, Any]:
+    """All groups one after another, last group first: the order must not matter."""
+    plan = plan_ingest(str(videos), str(out), run, list_file)
+    return begin(plan) or finish(plan, [ingest_group(Group.from_json(group.to_json())) for group in reversed(plan.groups)])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    render_set(str(folder), num_videos=5, num_frames=20, size=32, seed=3)
+    return folder
+
+
+@REAL
+def test_talker_clips(tmp_path: Path) -> None:
+    """Reference: the data's README: 63 clips of exactly 75 frames at 25 frames a second, 360x288."""
+    manifest = ingest_here(Path(os.environ["MVGAN_TEST_DATA"], "talker"), tmp_path / "out")
+    assert (manifest["num_videos"], manifest["num_frames"], manifest["rejected"]) == (63, 4725, [])
+    assert manifest["lengths"] == {"max": 75, "min": 75, "mean": 75.0, "variance": 0.0}
+    assert {(video["width"], video["height"], video["fps"]) for video in manifest["videos"]} == {(360, 288, 25.0)}
+
+
+@REAL
+def test_odd_files_end_as_taken_or_rejected(tmp_path: Path) -> None:
+    """Reference: expected.json; taken are exactly the files that decode to the end and have two frames."""
+    odd = Path(os.environ["MVGAN_TEST_DATA"], "odd")
+    run = dataclasses.replace(RUN, ingest=Ingest(max_rejected=1.0))
+    manifest = ingest_here(odd, tmp_path / "out", run)
+    known = json.loads((odd / "expected.json").read_text())["files"]
+    assert {video["source"] for video in manifest["videos"]} == {
+        n for n, facts in known.items() if facts["outcome"] == "ok" and facts["frames"] > 1
+    }
+    assert len(manifest["videos"]) + len(manifest["rejected"]) == len(known)
+    assert all(item["reason"] and "\n" not in item["reason"] for item in manifest["rejected"])
+    plan = plan_ingest(str(odd), str(tmp_path / "out"), run)
+    with pytest.raises(InputError, match=r"max_rejected 0\.2"):
+        finish(dataclasses.replace(plan, max_rejected=0.2), map(ingest_group, plan.groups))
+
+
+def test_synthetic_videos(videos: Path, tmp_path: Path) -> None:
+    manifest = ingest_here(videos, tmp_path / "out")
+    assert (manifest["num_videos"], manifest["num_frames"], manifest["rejected"]) == (5, 100, [])
+    assert [video["id"] for video in manifest["videos"]] == [f"face_{i:04d}" for i in range(5)]
+    assert describe(manifest, (4,))[2] == "interval 4 is 160 ms"
+    assert ShardSet.open(str(tmp_path / "out")).frames(4, 1).shape == (4, 3, 16, 16)
+
+
+def test_the_same_again_does_nothing_and_other_settings_are_refused(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = ingest_here(videos, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert ingest_here(videos, out) == manifest
+    with pytest.raises(InputError, match=r"resolution 16 \(now 32\)"):
+        ingest_here(videos, out, Run(resolution=32))
+    (tmp_path / "list").write_text("face_0001\n")
+    with pytest.raises(InputError, match=r"5 there, 1 now"):
+        ingest_here(videos, out, RUN, str(tmp_path / "list"))
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_work_cut_off_goes_on_to_the_same_bytes(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mvgan.data.ingest.MIN_GROUP_BYTES", 1)
+    ingest_here(videos, tmp_path / "whole")
+    plan = plan_ingest(str(videos), str(tmp_path / "cut"), RUN)
+    assert len(plan.groups) == 5
+    assert begin(plan) is None
+    done = ingest_group(plan.groups[2])
+    ingest_group(plan.groups[3])
+    broken = tmp_path / "cut" / "shards" / "00003-000.parquet"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    time = (tmp_path / "cut" / done["shards"][0]["path"]).stat().st_mtime_ns
+    ingest_here(videos, tmp_path / "cut")
+    assert (tmp_path / "cut" / done["shards"][0]["path"]).stat().st_mtime_ns == time
+    whole, cut = files(tmp_path / "whole"), files(tmp_path / "cut")
+    assert {n: d for n, d in whole.items() if n.endswith(("parquet", "manifest.json"))} == {
+        n: d for n, d in cut.items() if n.endswith(("parquet", "manifest.json"))
+    }
+
+
+def test_undecodable_files_are_listed_and_all_failing_is_an_error(videos: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(videos, mixed)
+    (mixed / "broken.mp4").write_bytes(b"no video at all" * 20)
+    (mixed / "short.mp4").write_bytes(encode_video(np.zeros((1, 3, 16, 16), np.uint8), 25, ".mp4"))
+    manifest = ingest_here(mixed, tmp_path / "out")
+    assert manifest["num_videos"] == 5
+    reasons = {item["source"]: item["reason"] for item in manifest["rejected"]}
+    assert "cannot be opened" in reasons["broken.mp4"] and reasons["short.mp4"] == "has 1 frames; a video has at least 2"
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "broken.mp4").write_bytes(b"no video at all" * 20)
+    with pytest.raises(InputError, match=r"none of the 1 videos .*broken\.mp4 cannot be opened"):
+        ingest_here(only, tmp_path / "none")
+    assert not (tmp_path / "none" / "manifest.json").exists()
+
+
+def test_missing_and_empty_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        plan_ingest(str(tmp_path / "nowhere"), str(tmp_path / "out"), RUN)
+    (tmp_path / "readme.txt").write_text("hello")
+    with pytest.raises(InputError, match="1 files but no video"):
+        plan_ingest(str(tmp_path), str(tmp_path / "out"), RUN)
+
+
+def test_a_folder_with_foreign_shards_is_left_alone(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "00000-000.parquet").write_bytes(b"mine")
+    with pytest.raises(InputError, match="unknown origin"):
+        begin(plan_ingest(str(videos), str(tmp_path), RUN))
+    assert files(tmp_path) == {"shards/00000-000.parquet": b"mine"}
+
+
+def test_frame_folders_are_read_in_natural_order(tmp_path: Path) -> None:
+    """Brightness tells the number: frame2 comes before frame10."""
+    for clip, offset in (("a/clip1", 0), ("a/clip10", 100), ("a/clip2", 50)):
+        folder = tmp_path / "frames" / clip
+        folder.mkdir(parents=True)
+        for number in range(1, 13):
+            (folder / f"frame{number}.png").write_bytes(encode_png(np.full((3, 20, 24), offset + 4 * number, np.uint8)))
+    with pytest.raises(InputError, match="--fps"):
+        ingest_here(tmp_path / "frames", tmp_path / "out")
+    manifest = ingest_here(tmp_path / "frames", tmp_path / "out", dataclasses.replace(RUN, ingest=Ingest(fps=12.5)))
+    assert [(video["id"], video["num_frames"], video["fps"]) for video in manifest["videos"]] == [
+        ("a/clip1", 12, 12.5), ("a/clip2", 12, 12.5), ("a/clip10", 12, 12.5),
+    ]  # fmt: skip
+    shards = ShardSet.open(str(tmp_path / "out"))
+    for video, offset in enumerate((0, 50, 100)):
+        assert np.abs(shards.frames(video, 0).mean((1, 2, 3)) - offset - 4 * np.arange(1, 13)).max() < 2
+
+
+def test_ids_are_unique_and_lists_select(tmp_path: Path) -> None:
+    for name in ("x/v2.mp4", "x/v10.mp4", "x/v2.avi", "y/v10.mov", ".hidden/v.mp4", "x/._v2.mp4", "notes.txt", "x/thumb1.jpg"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"0")
+    uri, names = str(tmp_path / "in"), tmp_path / "split.txt"
+    assert [source.id for source in list_sources(uri, None)] == ["x/v2.avi", "x/v2.mp4", "x/v10", "y/v10"]
+    names.write_text("# test split\ny/v10.mov 3\nx/v10\n\nv2.avi\n")
+    assert [source.path for source in list_sources(uri, None, str(names))] == ["x/v2.avi", "x/v10.mp4", "y/v10.mov"]
+    for text, message in (("x/v11\n", "'x/v11', which is not among the 4"), ("v10\n", "fits 2 videos"), ("#\n", "names no video")):
+        names.write_text(text)
+        with pytest.raises(InputError, match=message):
+            list_sources(uri, None, str(names))
+    with pytest.raises(InputError, match="no list file"):
+        list_sources(uri, None, str(tmp_path / "missing.txt"))
+
+
+def test_groups_are_runs_of_about_equal_size() -> None:
+    sources = [Source(str(i), str(i), (str(i),), (i % 7 + 1) << 20, False) for i in range(200)]
+    groups = list(group_sources(sources, 64 << 20))
+    assert [source for group in groups for source in group] == sources
+    assert 25 <= len(groups) <= 40
+    assert max(sum(source.num_bytes for source in group) for group in groups) <= (200 * 4 // 32 + 8) << 20
+
+
+def test_mixed_rates_are_warned_of(tmp_path: Path) -> None:
+    for rate in (20, 25):
+        (tmp_path / f"{rate}.mp4").write_bytes(encode_video(np.zeros((4, 3, 16, 16), np.uint8), rate, ".mp4"))
+    lines = describe(ingest_here(tmp_path, tmp_path / "out"), (4,))
+    assert "interval 4 is 160 to 200 ms" in lines
+    assert any(line.startswith("warning: frame rates are mixed, 20 to 25") for line in lines)

@@ -1,0 +1,103 @@
+"""`python -m jobs.generate`: files read back by PyAV, pictures against `Generator.sample`."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from jobs import generate
+from mvgan.config import InputError
+from mvgan.media import decode_png
+from mvgan.sample import Generator
+from mvgan.storage.run import RunFolder
+
+
+def flags(tiny_run: RunFolder, to: Path | str, **changes: object) -> generate.Flags:
+    return generate.Flags(**({"run": tiny_run.uri, "out": str(to), "seeds": "0-3", "frames": 5} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("1,5,9", [1, 5, 9]), ("7", [7]), ("4-5,0", [4, 5, 0]), ("3-3", [3])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert generate.parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "3-1", "1-2-3", "1.5", "1,1", "0-2,2", "٣"])
+def test_bad_seeds(text: str) -> None:
+    with pytest.raises(InputError, match="seed"):
+        generate.parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "shape"),
+    [(None, 16, (4, 4)), (None, 5, (3, 2)), (None, 1, (1, 1)), (None, 3, (2, 2)), ("2x3", 5, (2, 3)), ("16x1", 16, (16, 1))],
+)
+def test_grid(text: str | None, count: int, shape: tuple[int, int]) -> None:
+    assert generate.parse_grid(text, count) == shape
+
+
+@pytest.mark.parametrize("text", ["4", "4x", "axb", "0x0", "3x1", "-2x-2"])
+def test_bad_grid(text: str) -> None:
+    with pytest.raises(InputError, match="grid"):
+        generate.parse_grid(text, 4)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
+def test_a_file_of_all_videos(tiny_run: RunFolder, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read back by PyAV: 5 frames of 2 x 2 videos at natural speed, 12.5 a second (25 over stride 2)."""
+    out = tmp_path / f"x{suffix}"
+    generate.run(flags(tiny_run, out))
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].average_rate == 12.5
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(32, 32, 3)] * 5
+
+
+def test_frame_rate_by_flag(tiny_run: RunFolder, tmp_path: Path) -> None:
+    generate.run(flags(tiny_run, tmp_path / "x.mp4", fps=30.0, frames=2))
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        assert container.streams.video[0].average_rate == 30
+
+
+def test_frames_are_those_of_the_seeds_whatever_stands_beside_them(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Against `Generator.sample` of each seed alone, exactly, over the border of a piece of frames."""
+    generate.run(flags(tiny_run, tmp_path / "png", seeds="4,9,2", frames=34))
+    files = sorted((tmp_path / "png").iterdir())
+    assert [file.name for file in files][::33] == ["000000.png", "000033.png"]
+    boards = np.stack([decode_png(file.read_bytes()) for file in files])
+    generator = Generator.load(tiny_run.uri)
+    for place, seed in enumerate([4, 9, 2]):
+        y, x = divmod(place, 2)
+        cell = boards[:, :, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+        assert (cell == generator.sample([seed], 34, 0.7)[0]).all()
+    assert not boards[:, :, 16:, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"frames": 0}, "--frames"),
+        ({"seeds": "x"}, "--seeds"),
+        ({"grid": "1x1"}, "--grid"),
+        ({"out": "x.mkv"}, r"\.mkv"),
+        ({"fps": 0.0}, "--fps"),
+        ({"truncation": -1.0}, "--truncation"),
+        ({"truncation": float("nan")}, "--truncation"),
+        ({"run": "/nowhere"}, "config.json"),
+    ],
+)
+def test_mistakes_are_told_and_write_nothing(tiny_run: RunFolder, tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        generate.run(flags(tiny_run, tmp_path / "x.mp4", **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_use_stays_as_it_is(tiny_run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        generate.run(flags(tiny_run, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "plain").write_text("a file")
+    with pytest.raises(InputError, match="is a file"):
+        generate.run(flags(tiny_run, tmp_path / "plain"))

@@ -1,0 +1,146 @@
+"""Each mistake that a user can make: one line that says what, where and what to do, exit status 2, nothing written.
+
+Reference: the list in the README's promise; the file system before and after.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import jobs.codes
+import jobs.ingest
+import jobs.pairs
+import jobs.pipeline
+import jobs.video
+from jobs._cli import main
+from mvgan.config import from_dict
+from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
+from mvgan.data.synthetic import render_set
+from mvgan.presets import smoke
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+    """Runs a verb that must refuse; returns its one line."""
+
+    def call(verb: ModuleType, *flags: str) -> str:
+        before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+        monkeypatch.setattr("sys.argv", ["verb", *flags])
+        with pytest.raises(SystemExit) as stop:
+            main(verb.run, verb.Flags, "")
+        assert stop.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and "Traceback" not in err
+        assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+        return err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    render_set(str(folder), 2, 24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_shards(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "data"
+    plan = plan_ingest(str(clips), str(out), smoke())
+    assert begin(plan) is None
+    finish(plan, [ingest_group(group) for group in plan.groups])
+    return out
+
+
+@pytest.fixture
+def shards(whole_shards: Path, tmp_path: Path) -> Path:
+    """Two clips of 24 frames at 16 px, to be spoilt."""
+    return Path(shutil.copytree(whole_shards, tmp_path / "data"))
+
+
+def test_missing_folder(refused: Refused, tmp_path: Path) -> None:
+    assert "/no/such/folder" in refused(
+        jobs.pipeline, "--preset", "smoke", "--videos", "/no/such/folder", "--storage", str(tmp_path / "runs")
+    )
+
+
+def test_folder_without_a_video(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no video")
+    assert "no video" in refused(jobs.ingest, "--videos", str(tmp_path), "--out", str(tmp_path / "out"))
+
+
+def test_no_shards(refused: Refused, tmp_path: Path) -> None:
+    assert "manifest.json" in refused(jobs.pairs, "--data", str(tmp_path / "nothing"), "--storage", str(tmp_path))
+
+
+def test_videos_too_short_for_the_interval(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    line = refused(jobs.pairs, "--preset", "smoke", "--data", str(shards), "--interval", "24", "--storage", str(tmp_path / "runs"))
+    assert "24" in line and "25" in line
+
+
+def test_videos_too_short_for_the_clips(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    line = refused(jobs.pipeline, "--preset", "smoke", "--data", str(shards), "--storage", str(tmp_path / "runs"))
+    assert "61" in line and "24" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--interval", "0"), "interval 0"),
+        (("--interval", "four"), "--interval"),
+        (("--resolution", "48"), "power of two"),
+        (("--pairs.batch", "18"), "logical shards"),
+        (("--num-codes", "33"), "num_codes 33"),
+        (("--stride", "0"), "stride"),
+        (("--preset", "faces"), "unknown preset"),
+        (("--pairs.colour", "red"), "--pairs.colour"),
+        (("--config", "/no/such.yaml"), "/no/such.yaml"),
+    ],
+)
+def test_settings(refused: Refused, flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    preset = () if "--preset" in flags else ("--preset", "smoke")
+    assert said in refused(jobs.pipeline, *preset, *flags, "--storage", str(tmp_path / "runs"))
+
+
+def test_unknown_key_of_a_config_file(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("pairs:\n  bach: 16\n")
+    assert "pairs.bach" in refused(jobs.pipeline, "--config", str(tmp_path / "config.yaml"), "--storage", str(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "remove"])
+def test_damaged_shard(refused: Refused, shards: Path, spoil: str, tmp_path: Path) -> None:
+    shard = next(shards.glob("shards/*.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    if spoil == "remove":
+        shard.unlink()
+    else:
+        shard.write_bytes(data[: len(data) // 2] if spoil == "cut" else data)
+    line = refused(jobs.pairs, "--preset", "smoke", "--data", str(shards), "--storage", str(tmp_path / "runs"))
+    assert shard.name in line
+
+
+def test_shards_of_another_resolution(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    line = refused(jobs.pairs, "--preset", "smoke", "--resolution", "32", "--data", str(shards), "--storage", str(tmp_path / "runs"))
+    assert "16 px" in line and "32 px" in line
+
+
+def test_stages_out_of_order(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    from mvgan.storage.run import open_run
+
+    folder = open_run(str(tmp_path / "run"), from_dict(smoke(), {"stride": 1}), str(shards))
+    assert "jobs.pairs" in refused(jobs.codes, "--run", folder.uri)
+    assert "jobs.codes" in refused(jobs.video, "--run", folder.uri)
+    assert "no run" in refused(jobs.codes, "--run", str(tmp_path))
+
+
+def test_more_workers_than_logical_shards(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    line = refused(jobs.pairs, "--preset", "smoke", "--data", str(shards), "--storage", str(tmp_path / "runs"), "--workers", "5")
+    assert "5 workers" in line and "4 logical shards" in line

@@ -1,0 +1,153 @@
+"""FIR resampling and modulated convolution against loops over single samples, in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mvgan.nets.ops import Conv2d, Fir, Linear, leaky_relu, modulated_conv2d, normalize_second_moment
+
+
+BINOMIAL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+
+
+def correlate(x: np.ndarray, kernel: np.ndarray, padding: int) -> np.ndarray:
+    """Each output sample as the sum of products of its window: x [h, w], kernel [k, k]."""
+    x = np.pad(x, padding)
+    k = len(kernel)
+    out = np.zeros((x.shape[0] - k + 1, x.shape[1] - k + 1))
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = (x[i : i + k, j : j + k] * kernel).sum()
+    return out
+
+
+def insert_zeros(x: np.ndarray) -> np.ndarray:
+    """[h, w] -> [2 h, 2 w] with a zero after each sample."""
+    out = np.zeros((2 * x.shape[0], 2 * x.shape[1]))
+    out[::2, ::2] = x
+    return out
+
+
+def per_map(x: Tensor, function: object) -> Tensor:
+    """`function` on each map [h, w] of x [n, c, h, w]."""
+    maps = [[function(channel.numpy()) for channel in sample] for sample in x]  # type: ignore[operator]
+    return torch.from_numpy(np.array(maps))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def fir() -> Fir:
+    return Fir().double()
+
+
+@pytest.mark.parametrize(("padding", "gain", "stride"), [(1, 1.0, 1), (2, 1.0, 1), (1, 4.0, 2), (0, 0.5, 1)])
+def test_filter(fir: Fir, padding: int, gain: float, stride: int) -> None:
+    """Reference: padding and correlation by a loop."""
+    x = normal(2, 3, 6, 8)
+    expected = per_map(x, lambda m: gain * correlate(m, BINOMIAL, padding)[::stride, ::stride])
+    torch.testing.assert_close(fir.filter(x, padding, gain, stride), expected, rtol=0, atol=1e-12)
+
+
+def test_upsample(fir: Fir) -> None:
+    """Reference: zero insertion, padding by 2 before and 1 after, correlation (StyleGAN2's upsampling of images)."""
+    x = normal(2, 3, 4, 5)
+
+    def brute(m: np.ndarray) -> np.ndarray:
+        return correlate(np.pad(insert_zeros(m), (2, 1)), 4 * BINOMIAL, 0)
+
+    torch.testing.assert_close(fir.upsample(x), per_map(x, brute), rtol=0, atol=1e-12)
+
+
+def test_downsample(fir: Fir) -> None:
+    """Reference: correlation with a padding of 1, every second sample kept."""
+    x = normal(2, 3, 6, 8)
+    torch.testing.assert_close(fir.downsample(x), per_map(x, lambda m: correlate(m, BINOMIAL, 1)[::2, ::2]), rtol=0, atol=1e-12)
+
+
+def test_resampling_keeps_a_constant(fir: Fir) -> None:
+    """A filter that sums to 1 leaves a constant as it is, away from the border, up and down."""
+    x = torch.full((1, 1, 8, 8), 3.0, dtype=torch.float64)
+    for y in (fir.upsample(x), fir.downsample(x)):
+        torch.testing.assert_close(y[..., 2:-2, 2:-2], torch.full_like(y[..., 2:-2, 2:-2], 3.0))
+
+
+def grouped(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, up: bool) -> Tensor:
+    """StyleGAN2, Eq. 1-3 word for word: one kernel per sample, modulated, then demodulated, in a grouped convolution."""
+    n, c_in, h, w = x.shape
+    c_out, k = weight.shape[0], weight.shape[2]
+    kernels = weight[None] * styles[:, None, :, None, None]
+    if demodulate:
+        kernels = kernels / (kernels.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    if not up:
+        y = F.conv2d(x.reshape(1, n * c_in, h, w), kernels.reshape(n * c_out, c_in, k, k), padding=k // 2, groups=n)
+        return y.reshape(n, c_out, h, w)
+    # Zeros between the samples and around them, convolution (the kernel turned round), low-pass filter.
+    spread = per_map(x, lambda m: np.pad(insert_zeros(m)[:-1, :-1], k - 1))
+    turned = kernels.flip(3, 4).reshape(n * c_out, c_in, k, k)
+    y = F.conv2d(spread.reshape(1, n * c_in, *spread.shape[2:]), turned, groups=n)
+    return per_map(y.reshape(n, c_out, *y.shape[2:]), lambda m: correlate(m, 4 * BINOMIAL, 1))
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize(("kernel", "up"), [(3, False), (3, True), (1, False)])
+def test_modulated_convolution(fir: Fir, demodulate: bool, kernel: int, up: bool) -> None:
+    """Reference: the grouped form of the paper, one kernel per sample."""
+    x, weight = normal(3, 5, 6, 6), normal(4, 5, kernel, kernel, seed=1)
+    styles = 1 + 0.5 * normal(3, 5, seed=2)
+    found = modulated_conv2d(x, weight, styles, demodulate=demodulate, fir=fir if up else None)
+    torch.testing.assert_close(found, grouped(x, weight, styles, demodulate, up), rtol=1e-12, atol=1e-12)
+
+
+def test_demodulation_gives_unit_variance() -> None:
+    """StyleGAN2, Sec. 2.2: after demodulation the outputs of unit normal inputs have a standard deviation of 1."""
+    x = normal(2, 16, 64, 64)
+    styles = 5 * normal(2, 16, seed=1)
+    y = modulated_conv2d(x, 3 * normal(4, 16, 3, 3, seed=2), styles)[..., 1:-1, 1:-1]
+    torch.testing.assert_close(y.std(dim=(2, 3)), torch.ones(2, 4, dtype=torch.float64), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("down", [False, True])
+def test_convolution(kernel: int, down: bool) -> None:
+    """Reference: loops over output and input channels; with `down` the input is filtered and every second sample kept."""
+    torch.manual_seed(0)
+    conv = Conv2d(3, 2, kernel, down=down).double()
+    torch.nn.init.normal_(conv.bias)
+    x = normal(1, 3, 6, 6)
+    weight, bias = conv.weight.detach().numpy() / math.sqrt(3 * kernel**2), conv.bias.detach().numpy()
+    expected = np.zeros((1, 2, *([3, 3] if down else [6, 6])))
+    for o in range(2):
+        for i in range(3):
+            m = x[0, i].numpy()
+            if down:
+                blurred = correlate(m, BINOMIAL, 1 + kernel // 2)
+                expected[0, o] += correlate(blurred, weight[o, i], 0)[::2, ::2]
+            else:
+                expected[0, o] += correlate(m, weight[o, i], kernel // 2)
+        expected[0, o] += bias[o]
+    torch.testing.assert_close(conv(x).detach(), torch.from_numpy(expected), rtol=0, atol=1e-12)
+
+
+def test_linear() -> None:
+    """Reference: the formula of the equalised learning rate; the effective weights are N(0, 1 / in_features) for any multiplier."""
+    torch.manual_seed(0)
+    layer = Linear(400, 300, bias_init=1.0, lr_multiplier=0.01).double()
+    x = normal(2, 400)
+    effective = layer.weight.detach() * 0.01 / 20
+    torch.testing.assert_close(layer(x).detach(), x @ effective.t() + 1.0, rtol=0, atol=1e-12)
+    # The init of a layer is N(0, 1) / lr_multiplier, so that after both gains its variance is lr_multiplier-free.
+    assert float(effective.std()) == pytest.approx(1 / 20, rel=0.02)
+
+
+def test_activations() -> None:
+    """By hand."""
+    x = torch.tensor([[-1.0, 0.0, 2.0]], dtype=torch.float64)
+    torch.testing.assert_close(leaky_relu(x), torch.tensor([[-0.2, 0.0, 2.0]], dtype=torch.float64))
+    torch.testing.assert_close(normalize_second_moment(x), x / math.sqrt(5 / 3), rtol=1e-7, atol=0)

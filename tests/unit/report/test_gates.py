@@ -1,0 +1,117 @@
+"""The gates, at and beside their bounds (the numbers of the project's definition of done) and against brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mvgan.data.synthetic import factors, render_clip
+from mvgan.report.gates import ClipFigures, ClipSums, Measure, content_gate, edit_gates, frechet_gate, halfway, measures, motion_gate
+
+
+def history(*values: tuple[int, float, float]) -> list[dict[str, float]]:
+    return [{"images": images, "frechet": frechet, "frechet_error": error} for images, frechet, error in values]
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        ((2.0, 0.1), "pass"),  # a tenth exactly, 1 below half-way
+        ((2.01, 0.1), "fail"),  # more than a tenth is left
+        ((1.95, 1.1), "fail"),  # fell by less than its error
+    ],
+)
+def test_frechet(end: tuple[float, float], outcome: str) -> None:
+    records = [{"images": 500, "d_loss": 1.0}, *history((0, 20.0, 0.5), (500, 3.0, 0.2), (1000, *end))]
+    gate = frechet_gate(measures(records), 1000, Measure(64, 0.4, 0.01))
+    assert gate.outcome == outcome
+    assert "0.4" in gate.value
+
+
+def test_frechet_of_an_unfinished_run_is_open() -> None:
+    found = measures(history((0, 20.0, 0.5), (500, 3.0, 0.2)))
+    gate = frechet_gate(found, 1000, None)
+    assert gate.outcome == "open" and "end" in gate.words
+    assert frechet_gate(measures(history((0, 20.0, 0.5), (1000, 1.0, 0.2))), 1000, None).outcome == "open"
+
+
+def test_halfway_is_the_measure_nearest_to_the_middle() -> None:
+    found = measures(history((0, 9, 0), (200, 8, 0), (460, 7, 0), (900, 6, 0), (1000, 5, 0)))
+    middle = halfway(found, 1000)
+    assert middle is not None and middle.images == 460
+
+
+def direction(median: float, worst: float) -> dict[str, float]:
+    return {"median": median, "worst": worst}
+
+
+@pytest.mark.parametrize(("median", "worst", "outcome"), [(4.0, 2.5, "pass"), (3.99, 3.0, "fail"), (9.0, 2.49, "fail")])
+def test_edits(median: float, worst: float, outcome: str) -> None:
+    good, random = direction(8.0, 5.0), direction(1.0, 0.9)
+    edits = {
+        "generalized": {"backward": direction(median, worst), "forward": good},
+        "nullspace": {"backward": direction(3.21, 2.0)},
+        "random": {"backward": random, "forward": random},
+    }
+    backward, forward = edit_gates(edits, "generalized")
+    assert (backward.outcome, forward.outcome) == (outcome, "pass")
+    assert "3.21" in backward.value and "random directions 1.00" in backward.value
+    assert "eq. 8" not in forward.value  # that method gave none
+
+
+def test_clip_figures_against_brute_force() -> None:
+    """Reference: the definitions, pair by pair, in float64."""
+    clips = np.random.default_rng(0).integers(0, 256, (5, 7, 3, 4, 4), dtype=np.uint8)
+    sums = ClipSums()
+    for clip in clips:
+        sums.add(clip)
+    found = sums.figures()
+    x = clips / 127.5 - 1
+    motion = np.mean([((clip[t + 1] - clip[t]) ** 2).mean() for clip in x for t in range(6)])
+    within = np.mean([((clip[:3].mean(0) - clip[3:].mean(0)) ** 2).mean() for clip in x])
+    between = np.mean([((a.mean(0) - b.mean(0)) ** 2).mean() for a, b in itertools.combinations(x, 2)])
+    np.testing.assert_allclose([found.motion, found.within, found.between], [motion, within, between], rtol=1e-12)
+    assert found.videos == 5
+    assert found.content_share == pytest.approx(within / between)
+
+
+def test_real_clips_keep_their_content() -> None:
+    """Reference: clips drawn with one content each hold the bound that generated ones must hold; shuffled frames do not."""
+    clips = [render_clip(content, motion, 16) for content, motion in factors(12, 32, seed=3)]
+    kept, lost = ClipSums(), ClipSums()
+    for number, clip in enumerate(clips):
+        kept.add(clip[::4])
+        lost.add(np.concatenate([clip[:16:4], clips[(number + 1) % 12][:16:4]]))
+    assert content_gate(padded(kept.figures()), kept.figures()).outcome == "pass"
+    assert content_gate(padded(lost.figures()), kept.figures()).outcome == "fail"
+
+
+def padded(figures: ClipFigures) -> ClipFigures:
+    """The same figures as of enough videos."""
+    return ClipFigures(32, figures.motion, figures.within, figures.between)
+
+
+def figures(motion: float, within: float = 0.1, between: float = 1.0, videos: int = 32) -> ClipFigures:
+    return ClipFigures(videos, motion, within, between)
+
+
+@pytest.mark.parametrize(
+    ("motion", "videos", "outcome"), [(3.0, 32, "pass"), (3.01, 32, "fail"), (1 / 3, 32, "pass"), (0.33, 32, "fail"), (1.0, 31, "fail")]
+)
+def test_motion(motion: float, videos: int, outcome: str) -> None:
+    assert motion_gate(figures(motion, videos=videos), figures(1.0)).outcome == outcome
+
+
+def test_content() -> None:
+    assert content_gate(figures(1, 0.25), figures(1, 0.05)).outcome == "pass"
+    assert content_gate(figures(1, 0.26), figures(1, 0.05)).outcome == "fail"
+    # One person in all videos: real clips do not hold the bound, so it says nothing of the generated ones.
+    assert content_gate(figures(1, 0.26), figures(1, 0.3)).outcome == "open"
+
+
+def test_one_video_has_nothing_between() -> None:
+    sums = ClipSums()
+    sums.add(np.zeros((4, 3, 2, 2), np.uint8))
+    assert sums.figures().content_share == np.inf
+    with pytest.raises(ValueError, match="2 frames or more"):
+        sums.add(np.zeros((1, 3, 2, 2), np.uint8))

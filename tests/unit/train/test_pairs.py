@@ -1,0 +1,203 @@
+"""Stage 1: phases and when they are due, style mixing, w average, averaged generator, and going on from a state."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvgan.config import Network, Pairs, Run
+from mvgan.train.ema import ema_beta
+from mvgan.train.pairs import PairStage, mixed_ws, to_range
+from mvgan.train.ranks import Ranks
+from mvgan.train.stage import Plan, fit
+from mvgan.train.state import Draws, Progress, from_bytes, to_bytes
+
+
+RUN = Run(
+    resolution=8,
+    network=Network(z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=8, precision="fp32"),
+    pairs=Pairs(batch=8, group=4, r1_every=3, pl_every=2),
+)
+CPU = torch.device("cpu")
+
+
+def build(**changes: Any) -> PairStage:
+    run = dataclasses.replace(RUN, pairs=dataclasses.replace(RUN.pairs, **changes))
+    return PairStage(run, Ranks(run.pairs.batch // run.pairs.group, run.pairs.group), CPU)
+
+
+def batch(images: int = 0) -> Tensor:
+    return torch.randint(0, 256, (8, 2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(images))
+
+
+def batches(images: int) -> Iterator[Tensor]:
+    while True:
+        yield batch(images)
+        images += 8
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two states hold the same bits."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+
+
+def test_resuming_changes_no_bit() -> None:
+    """Reference: an unbroken run of 128 pairs. Half of it, its state through bytes, a new stage, the other half."""
+    half, whole = (Plan(total, 8, 8, 8) for total in (64, 128))
+    unbroken = build()
+    fit(unbroken, batches(0), Progress(), whole, [])
+    first = build()
+    progress = fit(first, batches(0), Progress(), half, [])
+    saved = to_bytes(first.state_dict())
+    second = build()
+    torch.manual_seed(99)  # nothing may come from torch's own generator
+    second.load_state_dict(from_bytes(saved))
+    fit(second, batches(64), progress, whole, [])
+    assert equal(unbroken.state_dict(), second.state_dict())
+    assert not equal(first.state_dict(), second.state_dict())
+
+
+def test_a_loaded_stage_lets_go_of_the_state_it_was_given() -> None:
+    """A state dictionary refers to live weights; a stage that trained on must not change one taken before, once it is bytes."""
+    stage = build()
+    saved = to_bytes(stage.state_dict())
+    stage.step(batch(), Progress())
+    assert not equal(from_bytes(saved), stage.state_dict())
+    stage.load_state_dict(from_bytes(saved))
+    assert equal(from_bytes(saved)["generator"], stage.state_dict()["generator"])
+
+
+def test_phases_are_due_by_images() -> None:
+    """R1 every 3 steps and path length every 2, counted from image 0, so that a resumed run keeps the rhythm."""
+    stage = build()
+    for step in range(7):
+        stats = stage.step(batch(), Progress(8 * step))
+        assert ("r1" in stats) == (step % 3 == 0) and ("pl_mean" in stats) == (step % 2 == 0)
+        assert all(value.isfinite() for value in stats.values())
+
+
+def test_regularisation_can_be_turned_off() -> None:
+    stats = build(r1_gamma=0.0, pl_weight=0.0).step(batch(), Progress())
+    assert set(stats) == {"g_loss", "d_loss", "real_sign", "fake_sign"}
+
+
+def test_lazy_regularisation_corrects_adam() -> None:
+    """Reference: StyleGAN2, Appendix B: learning rate and betas to the power of c = k / (k + 1)."""
+    stage = build(lr=0.002, r1_every=16, pl_every=4)
+    for optimizer, c in ((stage.g_optimizer, 4 / 5), (stage.d_optimizer, 16 / 17)):
+        (group,) = optimizer.param_groups
+        assert group["lr"] == pytest.approx(0.002 * c) and group["eps"] == 1e-8
+        assert group["betas"] == (0.0, pytest.approx(0.99**c))
+    stage = build(lr=0.002, r1_gamma=0.0, pl_weight=0.0)
+    assert {optimizer.param_groups[0]["lr"] for optimizer in (stage.g_optimizer, stage.d_optimizer)} == {0.002}
+
+
+def test_one_step_trains_both_networks_and_nothing_else() -> None:
+    """All parameters of G and D move (noise maps stay), but for G's biases of nothing; D requires grad again afterwards."""
+    stage = build()
+    before = copy.deepcopy(stage.state_dict())
+    stage.step(batch(), Progress())
+    after = stage.state_dict()
+    for name in ("generator", "discriminator"):
+        still = [key for key, value in after[name].items() if torch.equal(value, before[name][key])]
+        assert all(key.endswith("noise_const") for key in still), still
+    assert all(p.requires_grad for p in stage.discriminator.parameters())
+    assert not any(p.requires_grad for p in stage.ema.parameters())
+
+
+def test_averaged_generator() -> None:
+    """Reference: the recursion of the running mean, with the share that the images seen so far give; w_avg is copied."""
+    stage = build(ema_kimg=0.1, ema_rampup=2.0)
+    average = {name: p.detach().clone() for name, p in stage.generator.named_parameters()}
+    for step in range(3):
+        stage.step(batch(), Progress(8 * step))
+        beta = ema_beta(8 * (step + 1), 8, 0.1, 2.0)
+        average = {name: beta * average[name] + (1 - beta) * p.detach() for name, p in stage.generator.named_parameters()}
+    for name, p in stage.ema.named_parameters():
+        torch.testing.assert_close(p, average[name], rtol=1e-5, atol=1e-6)
+    assert torch.equal(stage.ema.mapping.w_avg, stage.generator.mapping.w_avg)
+
+
+def test_running_mean_of_w() -> None:
+    """Reference: StyleGAN2: 0.998 of the old mean and 0.002 of the batch's mean w, before mixing."""
+    stage = build(style_mixing=1.0, pl_weight=0.0)
+    z = Draws(0, "generator", 0, range(2), 4, CPU).normal(8)
+    expected = 0.002 * stage.generator.mapping(z).detach().mean(dim=0)
+    stage.step(batch(), Progress())
+    torch.testing.assert_close(stage.generator.mapping.w_avg, expected)
+
+
+def test_path_length_mean() -> None:
+    """It starts at 0 and moves 0.01 of the way to the mean length: positive and growing at first."""
+    stage = build(pl_every=1)
+    means = [stage.step(batch(), Progress(8 * step))["pl_mean"].item() for step in range(3)]
+    assert 0 < means[0] < means[1] < means[2]
+
+
+def test_mixed_ws() -> None:
+    """Reference: the definition: layers below the cutoff take the first code, the others the second."""
+    stage = build()
+    z, z_mix = torch.randn(3, 8), torch.randn(3, 8)
+    w, w_mix = stage.generator.mapping(z), stage.generator.mapping(z_mix)
+    ws = mixed_ws(stage.generator, z, z_mix, torch.tensor([1, 3, 4]))
+    assert ws.shape == (3, 4, 8)
+    for n, cutoff in enumerate((1, 3, 4)):
+        for layer in range(4):
+            torch.testing.assert_close(ws[n, layer], w[n] if layer < cutoff else w_mix[n])
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.9, 1.0])
+def test_style_mixing(chance: float) -> None:
+    """Reference: StyleGAN2: with probability 0.9 a cutoff uniform over layers 1 to num_ws - 1, else none."""
+    stage = build(style_mixing=chance)
+    cutoffs = stage._latents(Draws(0, "test", 0, range(1), 6000, CPU))[2]
+    share = [float((cutoffs == cutoff).float().mean()) for cutoff in range(6)]
+    assert share == pytest.approx([0, chance / 3, chance / 3, chance / 3, 1 - chance, 0], abs=0.03)
+
+
+def test_the_discriminator_sees_logical_shards_as_groups() -> None:
+    """Real and generated samples never share a minibatch-stddev group: moving a group does not change another group's logits."""
+    stage = build()
+    real, fake = to_range(batch(1)), to_range(batch(2))
+    _, real_logits, fake_logits = stage._d_main(real, fake)
+    for part in (slice(0, 4), slice(4, 8)):
+        torch.testing.assert_close(real_logits[part], stage.discriminator(real[part], 4).detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fake_logits[part], stage.discriminator(fake[part], 4).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_to_range() -> None:
+    frames = to_range(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    torch.testing.assert_close(frames, torch.tensor([-1.0, -0.6, 1.0]))
+
+
+def test_the_same_seed_gives_the_same_networks_and_another_seed_others() -> None:
+    torch.manual_seed(5)
+    first = build().state_dict()
+    second = build().state_dict()
+    other = PairStage(dataclasses.replace(RUN, seed=1), Ranks(2, 4), CPU).state_dict()
+    assert equal(first, second)
+    assert not torch.equal(first["generator"]["synthesis.blocks.0.const"], other["generator"]["synthesis.blocks.0.const"])
+
+
+def test_training_learns_the_mean_colour() -> None:
+    """A check of signs: on frames of one colour, 40 steps bring generated frames nearer to it than the first ones were."""
+    stage = build(lr=0.01, r1_gamma=0.1)
+    real = torch.full((8, 2, 3, 8, 8), 230, dtype=torch.uint8)
+    z = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float((stage.generator(z).mean(dim=(0, 3, 4)) - to_range(real)[0, 0, 0, 0, 0]).square().mean())
+
+    before = distance()
+    for step in range(40):
+        stage.step(real, Progress(8 * step))
+    assert distance() < 0.5 * before

@@ -1,0 +1,214 @@
+"""Stage 3: rendering by eq. 11, losses of both kinds put together by hand, and going on from a state."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mvgan.config import Network, Run, Video
+from mvgan.nets.generator import Generator
+from mvgan.nets.video_discriminator import with_first_frame, with_reverse
+from mvgan.train.ranks import Ranks
+from mvgan.train.stage import Plan, fit
+from mvgan.train.state import Draws, Progress, from_bytes, to_bytes
+from mvgan.train.video import VideoStage, render
+
+
+RUN = Run(
+    resolution=8,
+    num_codes=3,
+    network=Network(z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=8, precision="fp32"),
+    video=Video(batch=8, group=4, num_frames=4, hidden=8, g_steps=2, d_channels=2, d_scales=2),
+)
+CPU = torch.device("cpu")
+
+
+def build(**changes: Any) -> VideoStage:
+    run = dataclasses.replace(RUN, video=dataclasses.replace(RUN.video, **changes))
+    torch.manual_seed(0)
+    codes = torch.linalg.qr(torch.randn(8, 6)).Q.t().reshape(2, 3, 8).contiguous()
+    return VideoStage(run, Ranks(2, 4), CPU, Generator(run.network, 8), codes)
+
+
+def batches(images: int) -> Iterator[Tensor]:
+    while True:
+        yield torch.randint(0, 256, (8, 4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(images))
+        images += 8
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two states hold the same bits."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+
+
+@pytest.mark.parametrize("loss", ["ralsgan", "log"])
+def test_resuming_changes_no_bit(loss: str) -> None:
+    """Reference: an unbroken run of 128 clips. Half of it, its state through bytes, a new stage, the other half."""
+    half, whole = (Plan(total, 8, 8, 8) for total in (64, 128))
+    unbroken = build(loss=loss)
+    fit(unbroken, batches(0), Progress(), whole, [])
+    first = build(loss=loss)
+    progress = fit(first, batches(0), Progress(), half, [])
+    second = build(loss=loss)
+    second.load_state_dict(from_bytes(to_bytes(first.state_dict())))
+    torch.manual_seed(99)
+    fit(second, batches(64), progress, whole, [])
+    assert equal(unbroken.state_dict(), second.state_dict())
+    assert not equal(first.state_dict(), second.state_dict())
+
+
+@pytest.mark.parametrize(("first", "sides"), [("latter", [1, 0, 1, 0, 1, 0]), ("former", [0, 1, 0, 1, 0, 1])])
+def test_render(first: Any, sides: list[int]) -> None:
+    """Reference: eq. 11, frame after frame: frame t is one side of the pair G_S(w_t), the sides by hand."""
+    generator = Generator(RUN.network, 8)
+    ws = torch.randn(2, 6, 8)
+    clips = render(generator, ws, first, None)
+    assert clips.shape == (2, 6, 3, 8, 8)
+    for t, side in enumerate(sides):
+        torch.testing.assert_close(clips[:, t], generator.synthesis(ws[:, t])[:, side], rtol=1e-4, atol=1e-5)
+
+
+def test_a_clip_of_one_w_has_one_noise_map() -> None:
+    """Without motion the frames of each side are the same: noise does not flicker."""
+    stage = build()
+    for block in stage.pair_generator.synthesis.blocks:
+        torch.nn.init.ones_(block.conv1.noise_strength)
+    draws = Draws(0, "test", 0, range(1), 2, CPU)
+    clips = stage.render(torch.randn(2, 1, 8).expand(2, 4, 8), draws.noise(4))
+    torch.testing.assert_close(clips[:, 0], clips[:, 2])
+    torch.testing.assert_close(clips[:, 1], clips[:, 3])
+    other = stage.render(torch.randn(1, 1, 8).expand(2, 4, 8), draws.noise(4))
+    assert not torch.allclose(other[0], other[1])
+
+
+def test_discriminator_inputs() -> None:
+    """D_R sees clips beside their reverse, D_V beside their first frame and, where the draw says so, backwards in time."""
+    stage = build()
+    real, fake = torch.randn(3, 4, 3, 8, 8), torch.randn(3, 4, 3, 8, 8)
+    flips = torch.tensor([True, False, True]), torch.tensor([False, False, True])
+    inputs = stage.discriminator_inputs(real, fake, flips)
+    assert torch.equal(inputs["d_r"][0], with_reverse(real)) and torch.equal(inputs["d_r"][1], with_reverse(fake))
+    for found, clips, flip in zip(inputs["d_v"], (real, fake), flips, strict=True):
+        for n in range(3):
+            # What the released code flips is the whole input: the repeated first frame stays the clip's first.
+            expected = with_first_frame(clips)[n]
+            assert torch.equal(found[n], expected.flip(1) if flip[n] else expected)
+
+
+def scores(stage: VideoStage, name: str, x: Tensor) -> list[np.ndarray]:
+    return [s.detach().double().numpy() for s in stage.discriminators[name](x)]
+
+
+def ralsgan(a: np.ndarray, b: np.ndarray) -> float:
+    """Half of: a should exceed the mean of b by 1, b the mean of a by 0."""
+    return float(0.5 * (np.mean((a - b.mean() - 1) ** 2) + np.mean((b - a.mean()) ** 2)))
+
+
+@pytest.mark.parametrize("name", ["d_v", "d_r"])
+def test_ralsgan_losses(name: str) -> None:
+    """Reference: the released code's formulas in numpy, summed over the scales; the generator exchanges the roles."""
+    stage = build(gp_weight=0.0)
+    real, fake = torch.randn(8, 6, 4, 8, 8), torch.randn(8, 6, 4, 8, 8)
+    r, f = scores(stage, name, real), scores(stage, name, fake)
+    assert len(r) == 2
+    d_loss = stage._d_phases[name](real, fake, torch.rand(8))
+    assert d_loss.item() == pytest.approx(sum(map(ralsgan, r, f)), rel=1e-4)
+    assert stage.generator_loss(name, real, fake).item() == pytest.approx(sum(map(ralsgan, f, r)), rel=1e-4)
+
+
+@pytest.mark.parametrize("saturating", [True, False])
+def test_log_losses(saturating: bool) -> None:
+    """Reference: eq. 12-14 in numpy on the logits, summed over the scales."""
+    stage = build(loss="log", saturating=saturating)
+    real, fake = torch.randn(8, 6, 4, 8, 8), torch.randn(8, 6, 4, 8, 8)
+    r, f = scores(stage, "d_v", real), scores(stage, "d_v", fake)
+    p_r, p_f = [1 / (1 + np.exp(-s)) for s in r], [1 / (1 + np.exp(-s)) for s in f]
+    eq_12 = sum(np.mean(np.log(a)) + np.mean(np.log(1 - b)) for a, b in zip(p_r, p_f, strict=True))
+    assert stage._d_phases["d_v"](real, fake, torch.rand(8)).item() == pytest.approx(-eq_12, rel=1e-4)
+    eq_14 = sum(np.mean(np.log(1 - b)) if saturating else -np.mean(np.log(b)) for b in p_f)
+    assert stage.generator_loss("d_v", real, fake).item() == pytest.approx(eq_14, rel=1e-4)
+
+
+def test_gradient_penalty_is_weighted() -> None:
+    """Reference: the difference of the losses with and without it is its weight times its mean, by autograd on one sample each."""
+    stage, without = build(gp_weight=10.0), build(gp_weight=0.0)
+    real, fake, mix = torch.randn(8, 6, 4, 8, 8), torch.randn(8, 6, 4, 8, 8), torch.rand(8)
+    found = (stage._d_phases["d_v"](real, fake, mix) - without._d_phases["d_v"](real, fake, mix)).item()
+    total = 0.0
+    for n in range(8):
+        x = (mix[n] * real[n] + (1 - mix[n]) * fake[n])[None].requires_grad_(True)
+        for index in range(2):
+            (grad,) = torch.autograd.grad(stage.discriminators["d_v"](x)[index].sum(), x)
+            total += (grad.norm(dim=1) - 1).square().mean().item()
+    assert found == pytest.approx(10 * total / (8 * 2), rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["ralsgan", "log"])
+def test_one_step_trains_what_it_should(loss: str) -> None:
+    """L_omega, D_V and D_R move; the pair generator and the codes stay; discriminators require grad again afterwards."""
+    stage = build(loss=loss)
+    before = copy.deepcopy(stage.state_dict())
+    frozen, codes = copy.deepcopy(stage.pair_generator.state_dict()), stage.codes.clone()
+    stats = stage.step(next(batches(0)), Progress())
+    assert set(stats) == {"g_loss", "d_v_loss", "d_r_loss", "fake_motion", "real_motion"}
+    assert all(value.isfinite() and value.ndim == 0 for value in stats.values())
+    for name, state in stage.state_dict().items():
+        still = [key for key, value in state["net"].items() if torch.equal(value, before[name]["net"][key])]
+        assert all(key.endswith("weight_hh") and "encoder" in key for key in still), (name, still)
+    assert equal(frozen, stage.pair_generator.state_dict()) and torch.equal(codes, stage.codes)
+    assert all(p.requires_grad for net in stage.discriminators.values() for p in net.parameters())
+    assert all(p.grad is None for p in stage.pair_generator.parameters())
+
+
+def test_generator_steps_per_discriminator_step() -> None:
+    """Adam counts: one step of each discriminator, g_steps of the latent code generator, each with samples of its own."""
+    stage = build(g_steps=3)
+    seen: list[Tensor] = []
+    stage.latent.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    stage.step(next(batches(0)), Progress())
+    counts = {name: {int(s["step"]) for s in optimizer.state.values()} for name, optimizer in stage.optimizers.items()}
+    assert counts == {"latent": {3}, "d_v": {1}, "d_r": {1}}
+    assert len(seen) == 4 and len({w[0, 0].item() for w in seen}) == 4
+
+
+def test_optimizers() -> None:
+    """Reference: the released code: Adam with betas 0.5 and 0.999."""
+    for optimizer in build(lr=3e-4).optimizers.values():
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["betas"], group["eps"]) == (3e-4, (0.5, 0.999), 1e-8)
+
+
+def test_logged_motion() -> None:
+    """Reference: numpy: mean squared difference of consecutive frames on [-1, 1]."""
+    clips = next(batches(0))
+    x = clips.numpy().astype(np.float64) / 127.5 - 1
+    assert build().step(clips, Progress())["real_motion"].item() == pytest.approx(np.mean((x[:, 1:] - x[:, :-1]) ** 2), rel=1e-5)
+
+
+def test_generator_steps_lower_the_generator_loss() -> None:
+    """A check of signs: steps of L_omega alone, on fixed draws, raise the scores of its clips."""
+    stage = build(loss="log", saturating=True, g_steps=1, lr=1e-3, residual=1.0)
+    draws = Draws(0, "test", 0, range(2), 4, CPU)
+    w, e = stage._latents(draws)
+    flips = (torch.zeros(8, dtype=torch.bool),) * 2
+    real, maps = torch.randn(8, 4, 3, 8, 8), {}
+
+    def noise(layer: int, resolution: int) -> Tensor:
+        return maps.setdefault(layer, torch.zeros(32, 1, resolution, resolution))
+
+    def loss() -> Tensor:
+        return stage._g_phase(w, e, noise, real, flips)
+
+    before = loss().item()
+    for _ in range(10):
+        stage._descend("latent", loss())
+    assert loss().item() < before
