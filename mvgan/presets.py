@@ -17,9 +17,10 @@ def demo() -> Run:
         stride=4,
         num_codes=10,
         latents=8,
-        network=Network(z_dim=256, w_dim=256, mapping_layers=4, channel_base=2048, channel_max=128),
+        # Without noise injection: a run this short would use it to feign detail.
+        network=Network(z_dim=256, w_dim=256, mapping_layers=4, channel_base=2048, channel_max=128, noise=False),
         pairs=Pairs(
-            total_kimg=32, batch=16, r1_gamma=0.05, pl_weight=0.0, ema_kimg=2.0, tick_kimg=1.6, commit_kimg=4.0, evaluations=4
+            total_kimg=48, batch=8, r1_gamma=2.0, pl_weight=0.0, ema_kimg=2.0, tick_kimg=2.4, commit_kimg=4.8, evaluations=4
         ),
         codes=Codes(lam=1 / 16),
         video=Video(
@@ -37,9 +38,9 @@ def smoke() -> Run:
         stride=4,
         num_codes=4,
         latents=4,
-        network=Network(z_dim=64, w_dim=64, mapping_layers=2, channel_base=512, channel_max=64),
+        network=Network(z_dim=64, w_dim=64, mapping_layers=2, channel_base=512, channel_max=64, noise=False),
         pairs=Pairs(
-            total_kimg=3.2, batch=16, r1_gamma=0.05, pl_weight=0.0, ema_kimg=1.0, tick_kimg=0.8, commit_kimg=1.6,
+            total_kimg=3.2, batch=8, r1_gamma=2.0, pl_weight=0.0, ema_kimg=1.0, tick_kimg=0.8, commit_kimg=1.6,
             evaluations=2, eval_pairs=256,
         ),
         codes=Codes(lam=1 / 8),

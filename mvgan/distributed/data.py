@@ -3,12 +3,14 @@
 import functools
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import ray
 from ray.data import DataIterator, ExecutionResources
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.train import DataConfig
 from torch import Tensor
 
@@ -22,6 +24,21 @@ from mvgan.train.session import Batches, batches_from_windows, chunks_of, group_
 
 WINDOWS_PER_TASK = 8
 """Windows that one decoding task yields one by one."""
+
+
+STEP_S = 0.02
+"""Least time between two scheduling steps of a stream."""
+
+
+class _Pace(ExecutionCallback):
+    """Keeps Ray Data's scheduler from spinning.
+
+    A stream is scheduled by a thread of the worker that reads it. While decoding is ahead of training there is nothing
+    to schedule, but the thread loops without a pause and holds the interpreter's lock: training was 3 times slower.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        time.sleep(STEP_S)
 
 
 class WindowStreams(DataConfig):
@@ -53,6 +70,7 @@ def _stream(folder: RunFolder, stage: str, shards: ShardSet, start: int, rank: i
     decode = functools.partial(_decode_chunk, shards=shards, windows=windows, chunks=chunks)
     rows = ray.data.range(len(chunks), override_num_blocks=len(chunks))
     dataset = rows.map_batches(decode, batch_size=1, num_cpus=DECODE_CPUS)
+    dataset.context.custom_execution_callback_classes = [_Pace]
     options = dataset.context.execution_options
     options.preserve_order = True
     cpus = max(DECODE_CPUS, (ray.cluster_resources().get("CPU", 1) - world) / world)
