@@ -15,13 +15,14 @@ STORAGE ?= runs
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV): some 2 GB of packages, once"
+	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet -c constraints.txt --index-url $(TORCH_INDEX) torch)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: setup
-	$(BIN)/python -m jobs.pipeline --preset $(PRESET) --storage $(STORAGE) --name $(NAME) $(if $(VIDEOS),--videos '$(VIDEOS)')
+	$(BIN)/python -m jobs.pipeline --preset $(PRESET) --storage $(STORAGE) --name '$(NAME)' $(if $(VIDEOS),--videos '$(VIDEOS)')
 
 test: setup
 	$(BIN)/python -m pytest
@@ -39,6 +40,6 @@ lock:
 		--no-header --no-annotate $(UPGRADE) --output-file constraints.txt
 	rm -rf $(VENV)-lock
 
-# What takes longer than a test may: the smoke run killed at random moments, and the demo's gates.
+# What takes longer than a test may: a short run killed at a moment of every stage.
 soak: setup
 	$(BIN)/python -m pytest tests/soak

@@ -17,7 +17,9 @@ import yaml
 
 from mvgan.config import InputError, Resources, Run, from_dict, to_dict, validate, validate_resources
 from mvgan.presets import preset
+from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.run import read_run
+from mvgan.train.hooks import NonFinite
 
 
 T = TypeVar("T")
@@ -55,7 +57,10 @@ class Place:
 
 
 def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
-    """Parse the flags of a verb and run it. A user's mistake prints one line and exits with status 2."""
+    """Parse the flags of a verb and run it.
+
+    A user's mistake prints one line and exits with status 2; so does, with status 1, what ends a run in an expected way.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("ray", "botocore", "boto3", "s3fs", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -67,6 +72,17 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
         verb(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except (Superseded, Conflict, NonFinite) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last commit", file=sys.stderr)
+        sys.exit(130)
+    except (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError) as error:
+        if not error.filename or "\n" in str(error):  # a path of ours tells its name; anything else is a bug to be seen whole
+            raise
+        print(f"error: {error.filename}: {error.strerror}; give a folder that can be used, or mend its permissions", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
 

@@ -6,6 +6,7 @@ import tyro
 
 from jobs._cli import Settings, main
 from jobs._plan import print_ingest
+from mvgan.data.ingest import plan_ingest
 from mvgan.distributed.ingest import ingest
 from mvgan.distributed.resources import session
 
@@ -27,6 +28,7 @@ def run(flags: Flags) -> None:
     if flags.dry_run:
         print_ingest(flags.videos, flags.out, flags.settings, flags.list)
         return
+    plan_ingest(flags.videos, flags.out, flags.settings, flags.list)  # a mistake is told before a cluster starts
     with session(flags.resources):
         ingest(flags.videos, flags.out, flags.settings, flags.list)
 

@@ -7,7 +7,7 @@ import tyro
 
 from jobs._cli import Place, Settings, main
 from jobs._plan import print_codes, print_ingest, print_pairs, print_video
-from mvgan.config import InputError
+from mvgan.config import STAGES, InputError
 from mvgan.data.ingest import plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
@@ -16,11 +16,14 @@ from mvgan.distributed.ingest import ingest
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
 from mvgan.report.page import build_report
-from mvgan.storage.run import open_run
+from mvgan.storage.run import RECORD, check_run, open_run, read_run
+from mvgan.storage.uri import open_store
 from mvgan.train.session import TRAINED, check_data, check_workers
 
 
 SYNTHETIC_VIDEOS, SYNTHETIC_FRAMES = 240, 80
+RENDERED = ("demo", "smoke")
+"""Presets that the synthetic videos are made for."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ def run(flags: Flags) -> None:
     if flags.dry_run:
         _print_plan(flags)
         return
+    if not (flags.videos or flags.data or flags.preset in RENDERED):
+        raise InputError(f"preset {flags.preset} needs videos; give --videos or --data (synthetic ones are for {' and '.join(RENDERED)})")
     shards_at = flags.data or f"{flags.place.uri(flags.preset)}/data"
+    if not (flags.data or flags.videos) and flags.place.storage.startswith("s3://"):
+        raise InputError("the synthetic videos are rendered to a local folder; give --videos, or a local --storage")
+    check_run(flags.place.uri(flags.preset), flags.settings, open_store(shards_at).uri)
     if flags.data:
         _check(flags, flags.data)
     elif flags.videos:
@@ -71,8 +79,6 @@ def _check(flags: Flags, uri: str) -> str:
 
 
 def _render(uri: str) -> str:
-    if uri.startswith("s3://"):
-        raise InputError("the synthetic videos are rendered to a local folder; give --videos, or a local --storage")
     folder = f"{uri}/videos"
     print(f"render: {SYNTHETIC_VIDEOS} synthetic videos of {SYNTHETIC_FRAMES} frames to {folder}", flush=True)
     render_set(folder, SYNTHETIC_VIDEOS, SYNTHETIC_FRAMES)
@@ -90,10 +96,22 @@ def _print_plan(flags: Flags) -> None:
     else:
         print(f"ingest: {SYNTHETIC_VIDEOS} synthetic videos of {SYNTHETIC_FRAMES} frames, to shards of {settings.resolution} px")
         num_videos = SYNTHETIC_VIDEOS
-    print_pairs(settings)
-    print_codes(settings)
-    print_video(settings, num_videos)
+    finished = _finished(flags.place.uri(flags.preset))
+    plans = {"pairs": print_pairs, "codes": print_codes, "video": lambda run: print_video(run, num_videos)}
+    for stage, print_stage in plans.items():
+        if stage in finished:
+            print(f"{stage}: complete, skipped")
+        else:
+            print_stage(settings)
     print(f"report: {flags.place.uri(flags.preset)}/report.html")
+
+
+def _finished(uri: str) -> set[str]:
+    """Stages of an existing run that a new start would skip."""
+    if not open_store(uri).exists(RECORD):
+        return set()
+    folder = read_run(uri)
+    return {stage for stage in STAGES[1:] if folder.complete(stage)}
 
 
 if __name__ == "__main__":

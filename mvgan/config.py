@@ -137,6 +137,8 @@ class Codes:
     """Share of the low-rank spectrum that sets the ranks r_a and r_b (nullspace)."""
     max_iterations: int = 1000
     """Bound on ADMM iterations."""
+    tolerance: float = 1e-7
+    """Primal and dual residual, relative, at which ADMM stops."""
     chunk: int = 64
     """Tangents pushed through the generator at once."""
     grey: bool = False
@@ -319,6 +321,8 @@ def validate(run: Run) -> Run:
             f"num_codes {run.num_codes} each way is more than the factorization can give with network.w_dim {run.network.w_dim}; "
             f"ask for at most {run.network.w_dim // 2}"
         )
+    if run.codes.select == "best" and not run.pairs.evaluations:
+        raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
     if not 0 <= run.ingest.qp <= 51:
         raise InputError(f"ingest.qp {run.ingest.qp} is not between 0 and 51")
     return run

@@ -161,7 +161,7 @@ def _describe(stream: Any, height: int, width: int, pixels: str) -> None:
 
 
 def _rate(fps: float) -> Fraction:
-    return Fraction(fps).limit_denominator(1001)
+    return max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))  # slower ones would be rounded to 0
 
 
 def encode_png(frame: np.ndarray) -> bytes:

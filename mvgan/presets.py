@@ -17,12 +17,14 @@ def demo() -> Run:
         stride=4,
         num_codes=10,
         latents=8,
-        # Without noise injection: a run this short would use it to feign detail.
-        network=Network(z_dim=256, w_dim=256, mapping_layers=4, channel_base=2048, channel_max=128, noise=False),
+        # Without noise injection and style mixing: a run this short would use the noise to feign detail, and codes that
+        # edit one frame alone need the layers to act together.
+        network=Network(z_dim=512, w_dim=512, mapping_layers=4, channel_base=2048, channel_max=128, noise=False),
         pairs=Pairs(
-            total_kimg=48, batch=8, r1_gamma=2.0, pl_weight=0.0, ema_kimg=2.0, tick_kimg=2.4, commit_kimg=4.8, evaluations=4
+            total_kimg=40, batch=8, r1_gamma=2.0, pl_weight=0.0, style_mixing=0.0, ema_kimg=3.0,
+            tick_kimg=2, commit_kimg=4, evaluations=4,
         ),
-        codes=Codes(lam=1 / 16),
+        codes=Codes(epsilon=0.01, tolerance=1e-5),
         video=Video(
             total_clips=2400, batch=8, hidden=256, residual=0.5, g_steps=1, lr=5e-4, d_channels=16, d_scales=1,
             tick_clips=160, commit_clips=800,
@@ -40,7 +42,7 @@ def smoke() -> Run:
         latents=4,
         network=Network(z_dim=64, w_dim=64, mapping_layers=2, channel_base=512, channel_max=64, noise=False),
         pairs=Pairs(
-            total_kimg=3.2, batch=8, r1_gamma=2.0, pl_weight=0.0, ema_kimg=1.0, tick_kimg=0.8, commit_kimg=1.6,
+            total_kimg=3.2, batch=8, r1_gamma=2.0, pl_weight=0.0, style_mixing=0.0, ema_kimg=1.0, tick_kimg=0.8, commit_kimg=1.6,
             evaluations=2, eval_pairs=256,
         ),
         codes=Codes(lam=1 / 8),

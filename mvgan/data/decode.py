@@ -160,7 +160,7 @@ def encode_piece(frames: np.ndarray, fps: float, qp: int) -> bytes:
     length, height, width = frames.shape[:3]
     codec: Any = av.CodecContext.create("libx264", "w")
     codec.width, codec.height, codec.pix_fmt = width, height, PIXELS
-    codec.framerate = Fraction(fps).limit_denominator(1001)
+    codec.framerate = max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))  # slower ones would be rounded to 0
     codec.time_base = 1 / codec.framerate
     codec.thread_count = 1
     x264 = f"keyint={length}:min-keyint={length}:scenecut=0:open-gop=0:bframes=0:annexb=1:threads=1:psy=0"

@@ -165,6 +165,10 @@ class ShardSet:
             frames = decode_piece(found["video"])
             if frames.shape != (expected, self.resolution, self.resolution, 3):
                 raise Undecodable(f"decodes to frames {frames.shape}")
+        except (ConnectionError, TimeoutError, PermissionError) as error:
+            raise InputError(
+                f"shard {self.uri}/{self.manifest['shards'][shard]['path']} cannot be read: {error}; mend the access"
+            ) from error
         except (Undecodable, pa.ArrowInvalid, OSError, IndexError) as error:
             path = self.manifest["shards"][shard]["path"]
             message = f"shard {self.uri}/{path} is damaged at row {row}: {error}; delete the shard set and run ingest again"

@@ -7,8 +7,7 @@ serves several pairs; every cell still has exactly its stated probability.
 """
 
 import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -91,6 +90,11 @@ class Windows:
         cells = np.maximum(lengths[:, None] - self._spans, 0)
         self._videos: Ints = np.flatnonzero(cells.sum(1)).astype(np.int64)
         self._cells: Ints = cells[self._videos]
+
+    @property
+    def num_drawn(self) -> int:
+        """Videos that are long enough to be drawn from."""
+        return len(self._videos)
 
     @property
     def items_per_window(self) -> int:
@@ -208,13 +212,3 @@ def decode_window(shards: Shards, items: Sequence[Item]) -> Frames:
     if out is None:
         raise ValueError("a window without items has no frames")
     return out
-
-
-def shard_windows(shard: int, num_shards: int, start: int = 0) -> Iterator[int]:
-    """The endless window indices of logical shard `shard`: shard, shard + num_shards, ..., without the first `start`.
-
-    `start` counts windows that this logical shard has read before.
-    """
-    if not 0 <= shard < num_shards or start < 0:
-        raise ValueError(f"no logical shard {shard} of {num_shards} from {start}")
-    return itertools.count(shard + start * num_shards, num_shards)

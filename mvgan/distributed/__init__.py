@@ -2,15 +2,15 @@
 
 import os
 import secrets
+import sys
 
 
 # Ray reads these when it is first imported.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # its default of 2 s delays the end of every stage
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if not os.environ.get("RAY_ADDRESS"):
+if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:  # once Ray is imported, it and its processes would disagree
     # A cluster of our own on this machine: closed to whoever else reaches its ports, with a token on no disk.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token":

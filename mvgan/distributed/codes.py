@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mvgan.config import Resources
-from mvgan.distributed.trainer import raise_user_error
+from mvgan.distributed.errors import raise_lasting
+from mvgan.distributed.resources import check_room
 from mvgan.motion.factorize import Sample, combine
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train import codes as stage
-from mvgan.train.export import export_codes
+from mvgan.train.export import export_codes, export_weights
 
 
 IN_FLIGHT = 64
@@ -25,6 +26,8 @@ IN_FLIGHT = 64
 def find_codes(folder: RunFolder, resources: Resources) -> None:
     """Find the motion codes of the exported pair generator; does nothing when they are committed."""
     if folder.complete("codes") is None:
+        check_room(resources)
+        export_weights(folder, "pairs")  # codes.select may have changed since stage 1 ended
         epoch = folder.commits("codes").claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
         samples: list[Sample] = _map(_factorize, [(folder.uri, index) for index in range(folder.run.latents)], resources, "latents")
         tensors, summary = combine(samples, folder.run)
@@ -77,7 +80,7 @@ def _map(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], res
         try:
             results[waiting.pop(done)] = ray.get(done)
         except ray.exceptions.RayTaskError as error:
-            raise_user_error(error)
+            raise_lasting(error)
             raise
         elapsed_s = time.monotonic() - started
         eta_s = elapsed_s / len(results) * (len(arguments) - len(results))

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.storage.uri import Store
 
 
 POLL_S = 0.5
+KEEP_S = 30.0
+"""Time between writes of the log, which object storage takes as a whole; a killed driver loses no more."""
 
 
 class _Lines:
@@ -36,11 +39,15 @@ class Console:
     """Where a worker sends what it has to say; travels to workers like any value."""
 
     def __init__(self) -> None:
-        self.actor: Any = ray.remote(num_cpus=0)(_Lines).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Lines).remote()
 
     def say(self, line: str) -> None:
-        """Send one line."""
-        ray.get(self.actor.add.remote(line))
+        """Send one line. Without the driver's node it goes to this process's own log: training need not end for it."""
+        try:
+            ray.get(self.actor.add.remote(line))
+        except ray.exceptions.RayActorError:
+            print(line, flush=True)
 
     def forward_logging(self) -> None:
         """Send this process's log records too: warnings of commits and data."""
@@ -66,11 +73,15 @@ def console(store: Store, name: str) -> Iterator[Console]:
     ended = threading.Event()
 
     def pump() -> None:
+        kept_at = 0.0
         while True:
             last = ended.is_set()
             for line in ray.get(target.actor.take.remote()):
                 lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
                 print(line, flush=True)
+            if last or time.monotonic() > kept_at + KEEP_S:
+                store.write(f"logs/{name}.log", "".join(lines).encode())
+                kept_at = time.monotonic()
             if last:
                 return
             ended.wait(POLL_S)
@@ -82,5 +93,4 @@ def console(store: Store, name: str) -> Iterator[Console]:
     finally:
         ended.set()
         thread.join()
-        store.write(f"logs/{name}.log", "".join(lines).encode())
         ray.kill(target.actor)

@@ -23,7 +23,10 @@ from mvgan.train.session import Batches, batches_from_windows, chunks_of, group_
 
 
 WINDOWS_PER_TASK = 8
-"""Windows that one decoding task yields one by one."""
+"""Windows that one decoding task yields one by one, as long as that makes no more than MOST_TASKS."""
+
+MOST_TASKS = 4096
+"""Tasks of one stream: each costs the scheduler some memory and time at every start."""
 
 
 STEP_S = 0.02
@@ -66,11 +69,13 @@ def _stream(folder: RunFolder, stage: str, shards: ShardSet, start: int, rank: i
     steps = (plan_of(folder.run, stage, len(shards)).end - start) // ranks.batch
     turns = math.ceil((steps * ranks.group + windows.items_per_window) / windows.items_per_window)
     order = list(itertools.islice(window_order(start, ranks, windows.items_per_window), turns * len(ranks.hosted)))
-    chunks = chunks_of(order, WINDOWS_PER_TASK)
+    chunks = chunks_of(order, max(WINDOWS_PER_TASK, math.ceil(len(order) / MOST_TASKS)))
     decode = functools.partial(_decode_chunk, shards=shards, windows=windows, chunks=chunks)
     rows = ray.data.range(len(chunks), override_num_blocks=len(chunks))
     dataset = rows.map_batches(decode, batch_size=1, num_cpus=DECODE_CPUS)
     dataset.context.custom_execution_callback_classes = [_Pace]
+    dataset.context.target_max_block_size = 64 * 2**20
+    dataset.context.raise_original_map_exception = True
     options = dataset.context.execution_options
     options.preserve_order = True
     cpus = max(DECODE_CPUS, (ray.cluster_resources().get("CPU", 1) - world) / world)

@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import ray.data
 
 from mvgan.config import Run
 from mvgan.data.ingest import Group, Plan, begin, describe, finish, ingest_group, plan_ingest
+from mvgan.distributed.errors import raise_lasting
 
 
 def ingest(videos: str, out: str, run: Run, list_file: str | None = None) -> dict[str, Any]:
@@ -32,10 +34,11 @@ def _run_groups(plan: Plan) -> list[dict[str, Any]]:
     print(f"ingest: {plan.num_sources} files, {plan.num_bytes / 1e6:.1f} MB, in {len(plan.groups)} groups", flush=True)
     rows = [{"group": group.to_json()} for group in plan.groups]
     stream = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_ingest_row, num_cpus=1)
+    stream.context.raise_original_map_exception = True
     start = time.monotonic()
     records: list[dict[str, Any]] = []
     frames = done_bytes = files = 0
-    for row in stream.iter_rows():
+    for row in _rows(stream):
         record = json.loads(row["record"])
         records.append(record)
         group = plan.groups[record["group"]]
@@ -46,6 +49,14 @@ def _run_groups(plan: Plan) -> list[dict[str, Any]]:
         eta_s = elapsed_s * (plan.num_bytes - done_bytes) / max(done_bytes, 1)
         print(f"ingest: {files}/{plan.num_sources} files, {frames} frames, {elapsed_s:.0f} s, ETA {eta_s:.0f} s", flush=True)
     return records
+
+
+def _rows(stream: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    try:
+        yield from stream.iter_rows()
+    except ray.exceptions.RayTaskError as error:
+        raise_lasting(error)
+        raise
 
 
 def _ingest_row(row: dict[str, str]) -> dict[str, str]:

@@ -39,8 +39,8 @@ def session(resources: Resources) -> Iterator[None]:
 
 
 def _object_store_bytes() -> int:
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(2 * 1024**3, free // 5)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(2 * 1024**3, memory // 5)
 
 
 def check_room(resources: Resources) -> None:
@@ -58,8 +58,6 @@ def check_room(resources: Resources) -> None:
         )
 
 
-def worker_threads(resources: Resources) -> int:
-    """CPU threads of a worker: what was asked, or the cores of a node shared among the workers."""
-    if resources.threads:
-        return resources.threads
-    return max(1, (os.cpu_count() or 1) // resources.workers)
+def worker_threads(workers_here: int) -> int:
+    """CPU threads of a worker that shares the cores open to this process with the other workers of its node."""
+    return max(1, len(os.sched_getaffinity(0)) // workers_here)

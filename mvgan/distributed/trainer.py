@@ -12,10 +12,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from mvgan.config import InputError, Resources
+from mvgan.config import Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.console import console
 from mvgan.distributed.data import WindowStreams, streamed_batches
+from mvgan.distributed.errors import raise_lasting
 from mvgan.distributed.resources import check_room, worker_threads
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
@@ -32,49 +33,47 @@ def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
 
 
 def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> None:
+    """Train, and start the workers again from the newest commit when some of them fail."""
     with console(folder.store, f"{stage}-{epoch:05d}") as out:
-        config = {"run": folder.uri, "stage": stage, "epoch": epoch, "threads": worker_threads(resources), "console": out}
-        try:
-            _trainer(folder, stage, epoch, resources, config).fit()
-        except TrainingFailedError as error:
-            raise_user_error(error)
-            raise
+        config = {"run": folder.uri, "stage": stage, "epoch": epoch, "threads": resources.threads, "console": out}
+        for attempt in range(resources.max_failures + 1):
+            try:
+                _trainer(folder, stage, f"{epoch:05d}-{attempt}", resources, config).fit()
+                break
+            except TrainingFailedError as error:
+                raise_lasting(error)
+                if attempt == resources.max_failures:
+                    raise
+                out.say(f"{stage}: workers failed, starting them again from the newest commit: {_last_line(error)}")
     for path in folder.store.list(f"{stage}/ray/"):
         folder.store.delete(path)
 
 
-def _trainer(folder: RunFolder, stage: str, epoch: int, resources: Resources, config: dict[str, Any]) -> TorchTrainer:
+def _trainer(folder: RunFolder, stage: str, name: str, resources: Resources, config: dict[str, Any]) -> TorchTrainer:
     return TorchTrainer(
         _worker,
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker={"CPU": 1}),
-        # Ray keeps no checkpoint of ours; its own notes go beside the stage's commits, new for each driver.
-        run_config=RunConfig(
-            name=f"{epoch:05d}", storage_path=f"{folder.uri}/{stage}/ray", failure_config=FailureConfig(max_failures=resources.max_failures)
-        ),
+        # Ray keeps no checkpoint of ours; its own notes go beside the stage's commits, new for each start. It would also
+        # retry what cannot heal, so the retries are in `_fit`.
+        run_config=RunConfig(name=name, storage_path=f"{folder.uri}/{stage}/ray", failure_config=FailureConfig(max_failures=0)),
         datasets={"train": ray.data.range(1)},
         dataset_config=WindowStreams(folder.uri, stage),
     )
 
 
 def _worker(config: dict[str, Any]) -> None:
-    torch.set_num_threads(config["threads"])
     out = config["console"]
     out.forward_logging()
     folder = read_run(config["run"])
     context = ray.train.get_context()
+    torch.set_num_threads(config["threads"] or worker_threads(context.get_local_world_size()))
     windows = windows_of(folder.run, ShardSet.open(folder.data, verify=False), config["stage"])
     batches = streamed_batches(ray.train.get_dataset_shard("train"), windows.items_per_window)
     place = Worker(context.get_world_rank(), context.get_world_size(), get_device(), out.say)
     train_worker(folder, config["stage"], config["epoch"], batches, place)
 
 
-def raise_user_error(error: BaseException) -> None:
-    """Raise the user's mistake that a worker or task met, if that is what ended it."""
-    seen: list[Any] = [error]
-    for item in seen:
-        if isinstance(item, InputError):
-            raise InputError(str(item)) from None
-        causes = [getattr(item, "cause", None), item.__cause__, *getattr(item, "worker_failures", {}).values()]
-        seen += [cause for cause in causes if isinstance(cause, BaseException) and cause not in seen]
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

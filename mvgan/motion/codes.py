@@ -144,11 +144,6 @@ class Edits:
         """
         return self.edited.mean(1) / self.kept.mean(1).clamp_min(1e-12)
 
-    @property
-    def median_ratios(self) -> Tensor:
-        """The ratio at the median latent instead, [num_codes]: milder, since it passes over latents where a code fails."""
-        return (self.edited / self.kept.clamp_min(1e-12)).median(1).values
-
 
 def edit_ratios(synthesize: Synthesize, w: Tensor, codes: Tensor, edited: int, target_mse: float = 3e-4, batch: int = 32) -> Tensor:
     """How much more each code changes the frame `edited` (0 or 1) than the other: `Edits.ratios` of `equal_edits`, [num_codes]."""

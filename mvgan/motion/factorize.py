@@ -41,7 +41,7 @@ def factorize_latent(grams: Tensor, codes: Codes) -> Sample:
                 f"the Gram matrix of the {frame} frame is {'zero' if gram.isfinite().all() else 'not finite'}: the generator of stage 1"
                 " has diverged or collapsed; take another commit by --codes.select best, or train stage 1 again"
             )
-    former, latter = (robust_pca(gram, codes.lam, codes.max_iterations) for gram in grams)
+    former, latter = (robust_pca(gram, codes.lam, codes.max_iterations, codes.tolerance) for gram in grams)
     return Sample(grams, (former, latter))
 
 

@@ -126,6 +126,10 @@ class Commits:
             )
         return None
 
+    def begun(self) -> bool:
+        """Whether any driver has claimed an epoch of this stage."""
+        return bool(self._claimed())
+
     def records(self) -> list[Commit]:
         """All valid commits, newest first, their files unverified. Warns of unreadable records and leaves them out."""
         found = []

@@ -56,6 +56,8 @@ def read_run(uri: str) -> RunFolder:
         record = json.loads(store.read(RECORD))
     except FileNotFoundError:
         raise InputError(f"{uri} holds no run ({RECORD} is missing); expected the folder that a training command printed") from None
+    except ValueError as error:
+        raise InputError(f"{uri}/{RECORD} is damaged ({error}); restore it, or give another --name") from None
     if record.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{uri}/{RECORD} has format {record.get('format_version')}; this mvgan reads format {FORMAT_VERSION}")
     return RunFolder(store, validate(from_dict(Run(), record["config"])), record["data"])
@@ -64,27 +66,36 @@ def read_run(uri: str) -> RunFolder:
 def open_run(uri: str, run: Run, data: str) -> RunFolder:
     """Create the run at `uri`, or open it again with the same config.
 
-    A setting may change as long as no stage that it shapes has a commit. Raises InputError, naming the differences,
-    when a stage has.
+    A setting may change as long as no stage that it shapes has been begun by any driver. Raises InputError, naming the
+    differences, when one has.
     """
-    store = open_store(uri)
-    if store.exists(RECORD):
-        old = read_run(uri)
-        changed = differences(to_dict(old.run), to_dict(run))
-        if old.data != data:
-            changed["data"] = (old.data, data)
-        if not changed:
-            return old
-        _refuse_changes(old, changed)
+    store, record = open_store(uri), json.dumps(_record(run, data), indent=1).encode()
+    if not store.exists(RECORD) and store.create(RECORD, record):  # of two drivers at once, the second is asked as below
+        return RunFolder(store, run, data)
+    changed = check_run(uri, run, data)
+    if changed:
         logger.info("run %s: changed settings of stages that have not begun: %s", uri, ", ".join(changed))
-    store.write(RECORD, json.dumps(_record(run, data), indent=1).encode())
+        store.write(RECORD, record)
     return RunFolder(store, run, data)
+
+
+def check_run(uri: str, run: Run, data: str) -> dict[str, tuple[Any, Any]]:
+    """What `open_run` would change of an existing run, dotted path: (old, new); writes nothing. Raises InputError as it does."""
+    if not open_store(uri).exists(RECORD):
+        return {}
+    old = read_run(uri)
+    changed = differences(to_dict(old.run), to_dict(run))
+    if old.data != data:
+        changed["data"] = (old.data, data)
+    if changed:
+        _refuse_changes(old, changed)
+    return changed
 
 
 def _refuse_changes(old: RunFolder, changed: dict[str, tuple[Any, Any]]) -> None:
     shaped = {path: "pairs" if path == "data" else stage_of(path) for path in changed}
     first = min(STAGES.index(stage) for stage in shaped.values())
-    begun = [stage for stage in STAGES[max(first, 1) :] if old.commits(stage).records()]
+    begun = [stage for stage in STAGES[max(first, 1) :] if old.commits(stage).begun()]
     if begun:
         what = "; ".join(f"{path} was {old_value!r}, now {new_value!r}" for path, (old_value, new_value) in changed.items())
         raise InputError(

@@ -230,7 +230,7 @@ class S3Store(Store):
 
     def _call(self, path: str, call: Callable[[Any], Any]) -> Any:
         """`call` of the client, with errors told in the words of the Store."""
-        from botocore.exceptions import ClientError, NoCredentialsError
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
         try:
             return call(_client(os.getpid()))
@@ -242,7 +242,11 @@ class S3Store(Store):
                 raise InputError(f"there is no bucket {self.bucket!r}; create it or give another one") from error
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise FileNotFoundError(f"{self.uri}/{path}") from error
+            if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                raise InputError(f"{self.uri}/{path}: access denied ({code}); check the AWS credentials and the bucket's policy") from error
             raise
+        except BotoCoreError as error:
+            raise InputError(f"{self.uri}/{path}: {error}; check the bucket's name, AWS_ENDPOINT_URL and the network") from error
 
     def read(self, path: str) -> bytes:
         buffer = io.BytesIO()

@@ -57,12 +57,17 @@ def windows_of(run: Run, shards: ShardSet, name: str) -> Windows:
 
 
 def check_data(shards: ShardSet, run: Run, name: str) -> None:
-    """Raise InputError when the shards do not serve a stage: another resolution, or no video long enough."""
+    """Raise InputError when the shards do not serve a stage: another resolution, or no video long enough.
+
+    Warns of videos that are too short for the stage and so never drawn.
+    """
     if shards.resolution != run.resolution:
         raise InputError(
             f"{shards.uri} holds frames of {shards.resolution} px, the run is of {run.resolution} px; ingest again or change --resolution"
         )
-    windows_of(run, shards, name)
+    short = len(shards) - windows_of(run, shards, name).num_drawn
+    if short:
+        logger.warning("%s: %d of %d videos are too short and are left out", name, short, len(shards))
 
 
 def check_workers(run: Run, name: str, workers: int) -> None:
@@ -104,7 +109,8 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
     progress, history = Progress(), History()
     commit = commits.newest()
     if commit is not None:
-        stage.load_state_dict(from_bytes(commits.read(commit, "state.pt"), device))
+        # Read to the CPU: Adam's step counts belong there, where a copy on a GPU would cost a wait for it per parameter and step.
+        stage.load_state_dict(from_bytes(commits.read(commit, "state.pt")))
         history += json.loads(commits.read(commit, "history.json"))
         progress = Progress(commit.images, commit.meta["elapsed_s"])
         if worker.rank == 0:
@@ -232,7 +238,8 @@ def batches_from_windows(decoded: Iterator[tuple[int, np.ndarray]], images: int,
                 return
             index, frames = item
             wanted = next(expected)
-            assert index == wanted, f"stream gave window {index} where {wanted} was due"
+            if index != wanted:
+                raise RuntimeError(f"the stream gave window {index} where {wanted} was due")
             parts.append(frames)
         for start in range(place, items_per_window, ranks.group):
             yield torch.from_numpy(np.concatenate([part[start : start + ranks.group] for part in parts]))

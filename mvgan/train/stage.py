@@ -68,12 +68,16 @@ def fit(stage: Stage, batches: Iterator[Tensor], progress: Progress, plan: Plan,
     """Train `stage` from `progress` to the end of `plan`; returns the progress at the end.
 
     batches must start at the sample after `progress`. Time counts on from earlier processes of the run.
+    Raises RuntimeError when the batches end before the plan does.
     """
     started = time.monotonic() - progress.elapsed_s
     for hook in hooks:
         hook.start(stage, progress)
     while progress.images < plan.end:
-        stats = stage.step(next(batches), progress)
+        batch = next(batches, None)
+        if batch is None:
+            raise RuntimeError(f"the data ended after {progress.images} of {plan.end} images")
+        stats = stage.step(batch, progress)
         progress = dataclasses.replace(progress, images=progress.images + plan.batch, elapsed_s=time.monotonic() - started)
         for hook in hooks:
             hook.after_step(stage, progress, stats)

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,26 +15,10 @@ import pytest
 from safetensors.torch import load_file
 
 from mvgan.data.synthetic import render_set
+from mvgan.presets import smoke
 from mvgan.storage.run import open_run, read_run
 from mvgan.train.session import Worker, local_batches, train_worker
-
-
-ROOT = Path(__file__).parents[2]
-SHORT = [
-    "--preset", "smoke", "--pairs.total-kimg", "0.64", "--pairs.tick-kimg", "0.16", "--pairs.commit-kimg", "0.16",
-    "--pairs.eval-pairs", "64",
-    "--video.total-clips", "32", "--video.tick-clips", "16", "--latents", "2", "--network.precision", "fp32", "--threads", "1",
-]  # fmt: skip
-
-
-def command(*flags: str) -> list[str]:
-    """The pipeline at its shortest."""
-    return [sys.executable, "-m", "jobs.pipeline", *SHORT, *flags]
-
-
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    """The pipeline to its end."""
-    return subprocess.run(command(*flags), cwd=ROOT, capture_output=True, text=True, timeout=600)
+from tests.short_run import ROOT, command, run
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +72,7 @@ def test_another_config_is_refused_and_nothing_changed(finished: tuple[Path, str
     before = (folder / "run.json").read_bytes()
     other = run("--videos", str(clips), "--storage", str(folder.parent), "--name", "whole", "--pairs.r1-gamma", "0.1")
     assert other.returncode == 2
-    assert "pairs.r1_gamma was 0.05, now 0.1" in other.stderr and "Traceback" not in other.stderr
+    assert f"pairs.r1_gamma was {smoke().pairs.r1_gamma}, now 0.1" in other.stderr and "Traceback" not in other.stderr
     assert (folder / "run.json").read_bytes() == before
 
 

@@ -140,6 +140,7 @@ def test_from_dict_accepts() -> None:
         ({"video__lr": float("nan")}, "video.lr is nan"),
         ({"pairs__evaluations": -1}, "pairs.evaluations is -1"),
         ({"pairs__style_mixing": 1.5}, "pairs.style_mixing is 1.5"),
+        ({"codes__select": "best", "pairs__evaluations": 0}, "codes.select best needs measures of stage 1"),
     ],
 )
 def test_validate_refuses(changes: dict[str, Any], message: str) -> None:

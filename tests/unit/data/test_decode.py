@@ -99,6 +99,11 @@ def test_a_piece_is_one_closed_group_and_the_same_each_time() -> None:
     assert decode_piece(data).shape == frames.shape
 
 
+@pytest.mark.parametrize("fps", [1e-5, 90000.0])
+def test_any_frame_rate_can_be_coded(fps: float) -> None:
+    assert decode_piece(encode_piece(np.zeros((2, 16, 16, 3), np.uint8), fps, qp=14)).shape == (2, 16, 16, 3)
+
+
 @pytest.mark.parametrize("data", [b"", b"nothing", b"\0\0\1" + bytes(100)])
 def test_what_is_no_piece_is_told(data: bytes) -> None:
     with pytest.raises(Undecodable):

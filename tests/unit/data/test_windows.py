@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mvgan.config import InputError, Pairs, Run, Video
-from mvgan.data.windows import Item, Windows, clip_windows, decode_window, pair_windows, shard_windows, systematic
+from mvgan.data.windows import Item, Windows, clip_windows, decode_window, pair_windows, systematic
 
 
 LENGTHS = (11, 3, 17, 2, 24, 9, 14)
@@ -160,18 +160,6 @@ def test_decoded_window_equals_brute_force_decoding(options: tuple[tuple[int, ..
         for item, got in zip(items, frames, strict=True):
             want = np.stack([shards.videos[item.video][frame] for frame in item.frames])
             np.testing.assert_array_equal(got, np.flip(want, -1) if item.mirror else want)
-
-
-def test_uneven_workers_cover_every_window_once() -> None:
-    hosted = [(0, 1, 2), (3,), (4, 5)]
-    for start in (0, 3):
-        read = []
-        for shards in hosted:
-            streams = [shard_windows(shard, 6, start) for shard in shards]
-            read += [next(stream) for stream in streams for _ in range(10)]
-        assert sorted(read) == list(range(6 * start, 6 * (start + 10)))
-    with pytest.raises(ValueError, match="no logical shard"):
-        shard_windows(6, 6)
 
 
 def test_windows_of_a_run() -> None:

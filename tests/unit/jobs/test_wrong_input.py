@@ -20,6 +20,7 @@ from mvgan.config import from_dict
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
 from mvgan.presets import smoke
+from mvgan.storage.run import open_run
 
 
 Refused = Callable[..., str]
@@ -30,6 +31,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     """Runs a verb that must refuse; returns its one line."""
 
     def call(verb: ModuleType, *flags: str) -> str:
+        monkeypatch.setattr("ray.init", pytest.fail)
         before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
         monkeypatch.setattr("sys.argv", ["verb", *flags])
         with pytest.raises(SystemExit) as stop:
@@ -133,8 +135,6 @@ def test_shards_of_another_resolution(refused: Refused, shards: Path, tmp_path: 
 
 
 def test_stages_out_of_order(refused: Refused, shards: Path, tmp_path: Path) -> None:
-    from mvgan.storage.run import open_run
-
     folder = open_run(str(tmp_path / "run"), from_dict(smoke(), {"stride": 1}), str(shards))
     assert "jobs.pairs" in refused(jobs.codes, "--run", folder.uri)
     assert "jobs.codes" in refused(jobs.video, "--run", folder.uri)
@@ -142,5 +142,38 @@ def test_stages_out_of_order(refused: Refused, shards: Path, tmp_path: Path) -> 
 
 
 def test_more_workers_than_logical_shards(refused: Refused, shards: Path, tmp_path: Path) -> None:
-    line = refused(jobs.pairs, "--preset", "smoke", "--data", str(shards), "--storage", str(tmp_path / "runs"), "--workers", "5")
+    flags = ("--pairs.batch", "16", "--pairs.group", "4", "--workers", "5")
+    line = refused(jobs.pairs, "--preset", "smoke", "--data", str(shards), "--storage", str(tmp_path / "runs"), *flags)
     assert "5 workers" in line and "4 logical shards" in line
+
+
+def test_a_file_where_a_folder_is_due(refused: Refused, tmp_path: Path) -> None:
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(b"no folder")
+    runs = str(tmp_path / "runs")
+    assert "clip.mp4" in refused(jobs.ingest, "--videos", str(file), "--out", str(tmp_path / "out"))
+    assert "clip.mp4" in refused(jobs.pairs, "--data", str(file), "--storage", runs)
+    assert "clip.mp4" in refused(jobs.codes, "--run", str(file))
+
+
+def test_an_existing_run_with_another_config_is_refused_before_work_starts(
+    refused: Refused, clips: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Ray, no rendering and no ingest, whatever of config or data is another."""
+    monkeypatch.setattr("jobs.pipeline.session", pytest.fail)
+    folder = open_run(str(tmp_path / "runs" / "smoke"), smoke(), str(tmp_path / "runs" / "smoke" / "data"))
+    commits = folder.commits("pairs")
+    commits.write(8, commits.claim({}), {}, {"complete": False})
+    there = ("--preset", "smoke", "--storage", str(tmp_path / "runs"))
+    assert "pairs.lr was 0.002, now 0.1" in refused(jobs.pipeline, *there, "--videos", str(clips), "--pairs.lr", "0.1")
+    assert "data was" in refused(jobs.pipeline, *there, "--data", str(shards))
+    assert "pairs.lr" in refused(jobs.pipeline, *there, "--pairs.lr", "0.1")
+
+
+def test_a_damaged_run_record(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    assert "run.json is damaged" in refused(jobs.codes, "--run", str(tmp_path))
+
+
+def test_synthetic_videos_on_s3(refused: Refused) -> None:
+    assert "local" in refused(jobs.pipeline, "--preset", "smoke", "--storage", "s3://bucket/runs")

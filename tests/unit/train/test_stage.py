@@ -62,7 +62,7 @@ def test_fit_goes_on() -> None:
 
 def test_fit_does_not_swallow_the_end_of_its_batches() -> None:
     """A stream that ends early must not look like the end of training."""
-    with pytest.raises(StopIteration):
+    with pytest.raises(RuntimeError, match="the data ended after"):
         fit(CountingStage(), iter([torch.tensor(0)]), Progress(), Plan(total=12, batch=4, tick=4, commit=4), [])
 
 

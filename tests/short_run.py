@@ -1,0 +1,23 @@
+"""The pipeline at its shortest, in a process of its own: what the tests of tests/ray and tests/soak start and kill."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[1]
+SHORT = [
+    "--preset", "smoke", "--pairs.total-kimg", "0.64", "--pairs.tick-kimg", "0.16", "--pairs.commit-kimg", "0.16",
+    "--pairs.eval-pairs", "64",
+    "--video.total-clips", "32", "--video.tick-clips", "16", "--latents", "2", "--network.precision", "fp32", "--threads", "1",
+]  # fmt: skip
+
+
+def command(*flags: str) -> list[str]:
+    """The pipeline at its shortest."""
+    return [sys.executable, "-m", "jobs.pipeline", *SHORT, *flags]
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    """The pipeline to its end."""
+    return subprocess.run(command(*flags), cwd=ROOT, capture_output=True, text=True, timeout=600)

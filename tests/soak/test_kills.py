@@ -1,0 +1,61 @@
+"""kill -9 of the driver at a moment of every stage: the same command ends with the undisturbed run's files, to the bit."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mvgan.data.synthetic import render_set
+from tests.short_run import ROOT, command, run
+
+
+MOMENTS = {
+    "ingest begins": "data/plan.json",
+    "the run is recorded": "run.json",
+    "stage 1 begins": "pairs/epochs/*.inherits.json",
+    "the first commit of stage 1": "pairs/commits/*.json",
+    "the end of stage 1": "export/generator.safetensors",
+    "stage 2 begins": "codes/epochs/*.inherits.json",
+    "the commit of stage 2": "codes/commits/*.json",
+    "stage 3 begins": "video/epochs/*.inherits.json",
+    "the first commit of stage 3": "video/commits/*.json",
+    "the end of stage 3": "export/latent.safetensors",
+}
+EXPORTS = ("generator.safetensors", "codes.safetensors", "latent.safetensors", "config.json")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six synthetic clips."""
+    folder = tmp_path_factory.mktemp("clips")
+    render_set(str(folder), 6, 72)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run that nobody killed."""
+    storage = tmp_path_factory.mktemp("runs")
+    done = run("--videos", str(clips), "--storage", str(storage), "--name", "whole")
+    assert done.returncode == 0, done.stderr + done.stdout
+    return storage / "whole"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at(moment: str, undisturbed: Path, clips: Path, tmp_path: Path) -> None:
+    flags = ("--videos", str(clips), "--storage", str(tmp_path), "--name", "killed")
+    folder = tmp_path / "killed"
+    driver = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(folder.glob(MOMENTS[moment])):
+        assert driver.poll() is None and time.monotonic() < deadline, f"{moment}: never came"
+        time.sleep(0.01)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    again = run(*flags)
+    assert again.returncode == 0, again.stderr + again.stdout
+    for name in EXPORTS:
+        assert (folder / "export" / name).read_bytes() == (undisturbed / "export" / name).read_bytes(), name
