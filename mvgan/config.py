@@ -163,6 +163,9 @@ class Video:
     """Hidden size of the LSTMs."""
     residual: float = 0.2
     """Length of one step along the motion codes."""
+    step: Literal["unit", "motion"] = "unit"
+    """What a step of length 1 along a code is: a unit vector, or as long as changes its frame by as much as real frames
+    two strides apart differ (the frames that one side of the pair shows in turn)."""
     first: Literal["former", "latter"] = "latter"
     """Which frame of the first pair opens the video."""
     loss: Literal["ralsgan", "log"] = "ralsgan"

@@ -22,8 +22,11 @@ def shown_sides(num_frames: int, first: Side) -> list[int]:
 class LatentGenerator(nn.Module):
     """LSTM encoder of w_0 and LSTM decoder with fresh noise each step (eq. 9), coefficients of motion codes (eq. 10).
 
+    `scale` [2, num_codes] is the length of a step of 1 along each code; ones, unless the stage sets it.
     Source: the paper and its released code (orthogonal cells, tanh, residual).
     """
+
+    scale: Tensor
 
     def __init__(self, w_dim: int, hidden: int, num_codes: int, residual: float) -> None:
         super().__init__()
@@ -31,6 +34,7 @@ class LatentGenerator(nn.Module):
         self.decoder = nn.LSTMCell(w_dim, hidden)
         self.coefficients = nn.Linear(hidden, num_codes)
         self.residual = residual
+        self.register_buffer("scale", torch.ones(2, num_codes))
         for cell in (self.encoder, self.decoder):
             for weight in (cell.weight_ih, cell.weight_hh):
                 for gate in weight.data.chunk(4):
@@ -47,7 +51,7 @@ class LatentGenerator(nn.Module):
         (they edit the former frame) and forward codes. Returns w_0 ... w_(num_frames-1) [n, num_frames, w_dim]:
         step t edits the side that frame t shows.
         """
-        sides = shown_sides(noise.shape[1] + 1, first)
+        sides, codes = shown_sides(noise.shape[1] + 1, first), codes * self.scale[:, :, None]
         h, c = self.encoder(w)
         steps = [w]
         for t, e in enumerate(noise.unbind(1), start=1):

@@ -21,6 +21,7 @@ from mvgan.media import encode_png, grid, upscale
 from mvgan.metrics.features import PairFeatures
 from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
+from mvgan.motion.codes import strengths
 from mvgan.nets.generator import Generator
 from mvgan.storage.run import RunFolder
 from mvgan.train.hooks import Committer, Evaluator, History, Sampler, Ticker
@@ -128,7 +129,21 @@ def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device
         return PairStage(folder.run, ranks, device)
     codes = load(folder.store.read("export/codes.safetensors"))
     stacked = torch.stack([codes["backward"], codes["forward"]])
-    return VideoStage(folder.run, ranks, device, load_generator(folder), stacked)
+    scale = motion_scale(stacked, codes["mean_grams"], folder) if folder.run.video.step == "motion" else None
+    return VideoStage(folder.run, ranks, device, load_generator(folder), stacked, scale)
+
+
+def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int = 16) -> Tensor:
+    """Length of a step along each of `codes` [2, num_codes, w_dim] that changes its frame as much as time does: [2, num_codes].
+
+    To first order a step a along code n changes its frame by a^2 n^T J^T J n (eq. 5), with the mean Grams [2, w_dim, w_dim].
+    Time changes the frames that one side shows in turn, two strides apart, by the mean square measured on real clips.
+    """
+    shards = ShardSet.open(folder.data, verify=False)
+    drawn = clip_windows(shards, folder.run, "motion")
+    clips = np.concatenate([decode_window(shards, drawn[index]) for index in range(windows)]).astype(np.float32) / 127.5
+    motion = float(np.square(clips[:, 2:] - clips[:, :-2]).mean())
+    return torch.stack([(motion / strengths(side, gram)).sqrt() for side, gram in zip(codes, grams, strict=True)]).float()
 
 
 def load_generator(folder: RunFolder) -> Generator:

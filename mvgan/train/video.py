@@ -65,14 +65,18 @@ class _VideoDiscriminator(nn.Module):
 class VideoStage:
     """L_omega, D_V and D_R with their optimizers; the pair generator and the codes stay as they are."""
 
-    def __init__(self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor) -> None:
-        """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], backward and forward."""
+    def __init__(
+        self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor, scale: Tensor | None = None
+    ) -> None:
+        """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], backward and forward; scale: their lengths of a step."""
         self.run, self.ranks, self.device = run, ranks, device
         self.pair_generator = generator.to(device).eval().requires_grad_(False)
         self.codes = codes.to(device)
         config = run.video
         torch.manual_seed(seed_of(run.seed, "video init"))
         self.latent = LatentGenerator(run.network.w_dim, config.hidden, codes.shape[1], config.residual).to(device)
+        if scale is not None:
+            self.latent.scale.copy_(scale)
         self.discriminators = {name: VideoDiscriminator(config.d_channels, config.d_scales).to(device) for name in ("d_v", "d_r")}
         nets: dict[str, nn.Module] = {"latent": self.latent, **self.discriminators}
         self.nets = nets
