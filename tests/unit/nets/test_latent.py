@@ -95,3 +95,12 @@ def test_a_longer_walk_begins_as_the_shorter_one() -> None:
     net = LatentGenerator(6, 5, 3, 0.2)
     w, noise, codes = torch.randn(1, 6), torch.randn(1, 7, 6), torch.randn(2, 3, 6)
     assert torch.equal(net(w, noise, codes, "latter")[:, :4], net(w, noise[:, :3], codes, "latter"))
+
+
+def test_a_scaled_step_is_a_step_along_longer_codes() -> None:
+    """Reference: the same walk with the codes multiplied by hand."""
+    torch.manual_seed(0)
+    net, w, e, codes = LatentGenerator(6, 5, 3, 0.2), torch.randn(4, 6), torch.randn(4, 7, 6), torch.randn(2, 3, 6)
+    by_hand = net(w, e, codes * torch.tensor([[1.0, 2, 3], [4, 5, 6]])[:, :, None], "latter")
+    net.scale.copy_(torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
+    assert torch.equal(net(w, e, codes, "latter"), by_hand)

@@ -11,18 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from mvgan.config import Network, Pairs, Run, Video
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
+from mvgan.data.windows import clip_windows, decode_window
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.train.export import export_weights
 from mvgan.train.hooks import NonFinite
 from mvgan.train.ranks import Ranks
-from mvgan.train.session import Batches, Worker, batches_from_windows, chunks_of, local_batches, plan_of, train_worker, window_order
+from mvgan.train.session import (
+    Batches,
+    Worker,
+    batches_from_windows,
+    chunks_of,
+    local_batches,
+    motion_scale,
+    plan_of,
+    train_worker,
+    window_order,
+)  # fmt: skip
 from mvgan.train.state import from_bytes
 
 
@@ -227,3 +238,17 @@ def test_export_is_what_was_committed(unbroken: RunFolder) -> None:
     assert equal(exported, outcome(unbroken, "pairs")[0]["ema"])
     about = json.loads(unbroken.store.read("export/config.json"))
     assert about["fps"] == pytest.approx(float(np.median(ShardSet.open(unbroken.data).fps)))
+
+
+def test_a_step_moves_as_much_as_time(tiny_run: RunFolder) -> None:
+    """Reference: eq. 5 by numpy, n^T J^T J n a^2, equals the mean square between real frames two strides apart."""
+    tensors = load(tiny_run.store.read("export/codes.safetensors"))
+    codes, grams = torch.stack([tensors["backward"], tensors["forward"]]), tensors["mean_grams"]
+    scale = motion_scale(codes, grams, tiny_run, windows=3)
+    shards = ShardSet.open(tiny_run.data)
+    windows = clip_windows(shards, tiny_run.run, "motion")
+    clips = np.concatenate([decode_window(shards, windows[index]) for index in range(3)]) / 127.5 - 1
+    motion = np.mean([(clip[t + 2] - clip[t]) ** 2 for clip in clips for t in range(len(clip) - 2)])
+    for side in range(2):
+        for n, a in zip(codes[side].double().numpy(), scale[side].double().numpy(), strict=True):
+            assert (a * n) @ grams[side].numpy() @ (a * n) == pytest.approx(motion, rel=1e-5)
