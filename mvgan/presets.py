@@ -26,7 +26,7 @@ def demo() -> Run:
         ),
         codes=Codes(epsilon=0.01, tolerance=1e-5),
         video=Video(
-            total_clips=2400, batch=8, hidden=256, residual=0.1, step="motion", g_steps=1, lr=5e-4, d_channels=16, d_scales=1,
+            total_clips=2400, batch=8, hidden=256, residual=0.07, step="motion", g_steps=1, lr=5e-4, d_channels=16, d_scales=1,
             tick_clips=160, commit_clips=800,
         ),
     )  # fmt: skip
@@ -47,7 +47,7 @@ def smoke() -> Run:
         ),
         codes=Codes(lam=1 / 8),
         video=Video(
-            total_clips=160, batch=8, hidden=64, residual=0.1, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
+            total_clips=160, batch=8, hidden=64, residual=0.07, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
             tick_clips=80, commit_clips=160,
         ),
     )  # fmt: skip

@@ -40,7 +40,8 @@ class Console:
 
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Lines).remote()
+        lines: Any = ray.remote(num_cpus=0)(_Lines)
+        self.actor: Any = lines.options(scheduling_strategy=here).remote()
 
     def say(self, line: str) -> None:
         """Send one line. Without the driver's node it goes to this process's own log: training need not end for it."""
