@@ -226,7 +226,7 @@ class Resources:
     gpu: bool = False
     """Give each worker a GPU (nccl); otherwise CPU (gloo)."""
     threads: int = 0
-    """CPU threads per worker; 0 shares the cores of this machine among the workers."""
+    """CPU threads per worker; 0 shares the cores of its machine, but for one, among the workers there."""
     max_failures: int = 3
     """How often a failed group of workers is restarted from the last commit."""
 

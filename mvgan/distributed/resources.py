@@ -59,5 +59,9 @@ def check_room(resources: Resources) -> None:
 
 
 def worker_threads(workers_here: int) -> int:
-    """CPU threads of a worker that shares the cores open to this process with the other workers of its node."""
-    return max(1, len(os.sched_getaffinity(0)) // workers_here)
+    """CPU threads of a worker on a node with `workers_here` of them; one core is left to decoding and to Ray.
+
+    Threads that wait for each other at every layer crawl as soon as another process takes one of their cores: on 2 cores
+    a step with two threads took 10 times as long beside other work, one with one thread no longer.
+    """
+    return max(1, (len(os.sched_getaffinity(0)) - 1) // workers_here)
