@@ -1,7 +1,17 @@
-"""What all tests share: one thread for torch, and warnings of our own code as errors."""
+"""What all tests share: one thread for torch, warnings of our own code as errors, and a real S3 server."""
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import boto3
 import pytest
+import s3fs
 import torch
+
+from mvgan.storage import uri
+from tests.s3.proxy import FaultProxy
+from tests.s3.server import S3Server, bucket_name, missing_packages
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -9,3 +19,57 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     for ours in ("mvgan", "jobs"):
         config.addinivalue_line("filterwarnings", rf"error:::{ours}(\..*)?$")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server (Ceph), started once for all tests.
+
+    Tests that ask for it are skipped where its Debian packages are not installed, and fail there with MVGAN_REQUIRE_S3=1.
+    """
+    missing = missing_packages()
+    if missing:
+        reason = f"no S3 server here: apt-get install --no-install-recommends {' '.join(missing)}"
+        if os.environ.get("MVGAN_REQUIRE_S3") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> Iterator[str]:
+    """The URI of an empty bucket of the server; boto3, s3fs and pyarrow find it by the environment, as do child processes."""
+    with clients_at(s3_server.environment()):
+        name = bucket_name()
+        boto3.client("s3").create_bucket(Bucket=name)
+        yield f"s3://{name}"
+
+
+@pytest.fixture
+def fault_proxy(s3_server: S3Server, bucket: str) -> Iterator[FaultProxy]:
+    """A proxy before the server, through which all clients go from here on; until told otherwise it changes nothing."""
+    proxy = FaultProxy(s3_server.endpoint)
+    with clients_at(s3_server.environment(proxy.endpoint)):
+        yield proxy
+    proxy.stop()
+
+
+@contextmanager
+def clients_at(environment: Mapping[str, str]) -> Iterator[None]:
+    """Clients made inside the block see this AWS environment and nothing of the user's; those made before are forgotten."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("AWS_") or name.lower() in ("http_proxy", "all_proxy"):
+                patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        _forget_clients()
+        yield
+    _forget_clients()
+
+
+def _forget_clients() -> None:
+    uri._client.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
