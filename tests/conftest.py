@@ -9,7 +9,7 @@ import pytest
 import s3fs
 import torch
 
-from mvgan.storage import uri
+from mvgan.storage import endure, s3
 from tests.s3.proxy import FaultProxy
 from tests.s3.server import S3Server, bucket_name, missing_packages
 
@@ -56,6 +56,16 @@ def fault_proxy(s3_server: S3Server, bucket: str) -> Iterator[FaultProxy]:
     proxy.stop()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own S3 operations give up after a third of a second: where a fault lasts for ever, only the end of trying counts."""
+    monkeypatch.setattr(s3, "READ_S", 0.3)
+    monkeypatch.setattr(s3, "WRITE_S", 0.3)
+    monkeypatch.setattr(s3, "CLIENT_TRIES", 1)
+    monkeypatch.setattr(endure, "FIRST_WAIT_S", 0.1)
+    _forget_clients()
+
+
 @contextmanager
 def clients_at(environment: Mapping[str, str]) -> Iterator[None]:
     """Clients made inside the block see this AWS environment and nothing of the user's; those made before are forgotten."""
@@ -71,5 +81,5 @@ def clients_at(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def _forget_clients() -> None:
-    uri._client.cache_clear()
+    s3._client.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()

@@ -22,7 +22,7 @@ Fault = Literal["status", "reset", "hang", "hold", "latency", "truncate", "lost_
 - status: it is answered by `status` and never reaches the server;
 - reset: the connection is reset, the request never reaches the server;
 - hang: no answer for `seconds`, then a reset; the request never reaches the server;
-- hold: it waits until the test calls `Rule.release`, then goes on to the server;
+- hold: once it has wholly left the client it waits until the test calls `Rule.release`, then goes on to the server;
 - latency: it waits for `seconds`, then goes on to the server;
 - truncate: the server's answer ends early, after `keep` bytes of its body but at most half of it, and the connection closes;
 - lost_ack: the server does what was asked, and the connection is reset before its answer.
@@ -48,7 +48,9 @@ class Rule:
     seconds: float = 0.5
     keep: int | None = None
     reached: threading.Event = field(default_factory=threading.Event)
-    """Set once the rule has struck."""
+    """Set once the rule has struck, and what it holds is whole."""
+    answered: threading.Event = field(default_factory=threading.Event)
+    """Set once the server has answered a request that the rule struck and let through."""
     _released: threading.Event = field(default_factory=threading.Event)
 
     def release(self) -> None:
@@ -66,7 +68,6 @@ class Rule:
             return False
         if self.count is not None:
             self.count -= 1
-        self.reached.set()
         return True
 
 
@@ -159,7 +160,7 @@ class FaultProxy:
         try:
             while await self._handle(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):  # the last one by `stop`
             writer.transport.abort()
         finally:
             writer.close()
@@ -168,39 +169,36 @@ class FaultProxy:
         """One request; returns whether the connection can take another."""
         head = _Head(await reader.readuntil(b"\r\n\r\n"))
         rule = self._struck(head.words[0], head.words[1])
-        fault = rule.fault if rule else None
-        if rule is not None and fault in ("hang", "latency"):
+        if rule is None:
+            return await self._pass_on(head, _body(head, reader), None, writer)
+        body = _body(head, reader)
+        if rule.fault == "hold":
+            body = await _whole(head, body, writer)
+        rule.reached.set()
+        if rule.fault in ("hang", "latency"):
             await asyncio.sleep(rule.seconds)
-        if rule is not None and fault == "hold":
-            while not rule._released.is_set():
-                await asyncio.sleep(0.005)
-        if fault in ("reset", "hang"):
+        while rule.fault == "hold" and not rule._released.is_set():
+            await asyncio.sleep(0.005)
+        if rule.fault in ("reset", "hang"):
             _reset(writer)
             return False
-        if rule is not None and fault == "status":
-            await self._refuse(head, rule.status, reader, writer)
+        if rule.fault == "status":
+            await _refuse(head, body, rule.status, writer)
             return False
-        return await self._pass_on(head, rule, reader, writer)
+        return await self._pass_on(head, body, rule, writer)
 
-    async def _refuse(self, head: _Head, status: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if head.header("expect") != "100-continue":
-            async for _ in _body(head, reader):  # else the client is still sending, and sees a broken pipe
-                pass
-        reason = REASONS.get(status, "InternalError")
-        text = f"<?xml version='1.0'?><Error><Code>{reason}</Code><Message>made by the fault proxy</Message></Error>".encode()
-        writer.write(b"HTTP/1.1 %d %s\r\nContent-Type: application/xml\r\nConnection: close\r\n" % (status, reason.encode()))
-        writer.write(b"Content-Length: %d\r\n\r\n" % len(text) + (b"" if head.words[0] == "HEAD" else text))
-        await writer.drain()
-
-    async def _pass_on(self, head: _Head, rule: Rule | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _pass_on(self, head: _Head, body: AsyncIterator[bytes], rule: Rule | None, writer: asyncio.StreamWriter) -> bool:
         above, below = await asyncio.open_connection(*self._upstream, limit=LONGEST_HEAD)
-        sending = asyncio.create_task(_send(head, reader, below))
+        sending = asyncio.create_task(_send(head, body, below))
         try:
             answer = _Head(await above.readuntil(b"\r\n\r\n"))
             while answer.status == 100:
-                writer.write(answer.raw)
-                await writer.drain()
+                if not sending.done():  # else the client has sent all it has to send
+                    writer.write(answer.raw)
+                    await writer.drain()
                 answer = _Head(await above.readuntil(b"\r\n\r\n"))
+            if rule is not None:
+                rule.answered.set()
             whole = sending.done()  # a server that refuses early does not wait for the body
             if rule is not None and rule.fault == "lost_ack":
                 _reset(writer)
@@ -221,12 +219,22 @@ class FaultProxy:
             below.close()
 
 
-async def _send(head: _Head, reader: asyncio.StreamReader, below: asyncio.StreamWriter) -> None:
+async def _refuse(head: _Head, body: AsyncIterator[bytes], status: int, writer: asyncio.StreamWriter) -> None:
+    if head.header("expect") != "100-continue":
+        async for _ in body:  # else the client is still sending, and sees a broken pipe
+            pass
+    reason = REASONS.get(status, "InternalError")
+    text = f"<?xml version='1.0'?><Error><Code>{reason}</Code><Message>made by the fault proxy</Message></Error>".encode()
+    writer.write(b"HTTP/1.1 %d %s\r\nContent-Type: application/xml\r\nConnection: close\r\n" % (status, reason.encode()))
+    writer.write(b"Content-Length: %d\r\n\r\n" % len(text) + (b"" if head.words[0] == "HEAD" else text))
+    await writer.drain()
+
+
+async def _send(head: _Head, body: AsyncIterator[bytes], below: asyncio.StreamWriter) -> None:
     below.write(head.raw)
-    pieces = _body(head, reader)
     while True:
         try:
-            piece = await anext(pieces, None)
+            piece = await anext(body, None)
         except (ConnectionError, asyncio.IncompleteReadError):
             below.transport.abort()  # the client has gone: the server must not wait for the rest
             return
@@ -237,6 +245,19 @@ async def _send(head: _Head, reader: asyncio.StreamReader, below: asyncio.Stream
             await below.drain()
         except ConnectionError:
             return  # the server has refused and closed; its answer says so
+
+
+async def _whole(head: _Head, body: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> AsyncIterator[bytes]:
+    """`body`, once all of it has come; a client that asks before it sends is told to go on."""
+    if head.header("expect") == "100-continue":
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await writer.drain()
+    return _pieces([piece async for piece in body])
+
+
+async def _pieces(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 async def _body(head: _Head, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -54,6 +54,7 @@ log file = {folder}/$name.log
 [client.rgw]
 rgw frontends = beast endpoint=127.0.0.1:{port}
 rgw thread pool size = 64
+rgw max listing results = 100
 """
 
 KEYS = {

@@ -14,6 +14,9 @@ from botocore.exceptions import ClientError
 from tests.s3.server import S3Server
 
 
+ONCE = Config(retries={"total_max_attempts": 1}, max_pool_connections=12)
+
+
 def code(error: pytest.ExceptionInfo[ClientError]) -> str:
     return str(error.value.response["Error"]["Code"])
 
@@ -34,7 +37,7 @@ def test_a_wrong_secret_is_refused(s3_server: S3Server, bucket: str) -> None:
 
 
 def test_altered_data_are_refused(bucket: str) -> None:
-    name, client = bucket.removeprefix("s3://"), boto3.client("s3")
+    name, client = bucket.removeprefix("s3://"), boto3.client("s3", config=ONCE)
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
     with pytest.raises(ClientError) as error:
         client.put_object(Bucket=name, Key="k", Body=b"data", ContentMD5=wrong)
@@ -44,7 +47,7 @@ def test_altered_data_are_refused(bucket: str) -> None:
 
 def test_an_altered_body_does_not_fit_its_signature(bucket: str) -> None:
     """What protects our uploads here: the signature covers the sha256 of the body."""
-    name, client = bucket.removeprefix("s3://"), boto3.client("s3")
+    name, client = bucket.removeprefix("s3://"), boto3.client("s3", config=ONCE)
 
     def alter(request: Any, **_: Any) -> None:
         request.body = b"DATA"
@@ -58,7 +61,7 @@ def test_an_altered_body_does_not_fit_its_signature(bucket: str) -> None:
 
 def test_a_race_of_conditional_puts_has_one_winner(bucket: str) -> None:
     name = bucket.removeprefix("s3://")
-    client = boto3.client("s3", config=Config(max_pool_connections=12, retries={"total_max_attempts": 1}))
+    client = boto3.client("s3", config=ONCE)
     barrier = threading.Barrier(12)
 
     def race(i: int) -> str:
