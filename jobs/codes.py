@@ -8,6 +8,7 @@ from jobs._cli import Settings, main
 from jobs._plan import print_codes
 from mvgan.distributed.codes import find_codes
 from mvgan.distributed.resources import session
+from mvgan.storage.holder import held
 from mvgan.storage.run import open_run, read_run
 
 
@@ -26,9 +27,10 @@ def run(flags: Flags) -> None:
         print_codes(flags.settings)
         return
     before.require("pairs")
-    folder = open_run(flags.run, flags.settings, before.data)
-    with session(flags.resources):
-        find_codes(folder, flags.resources)
+    with held(before.store, "codes"):
+        folder = open_run(flags.run, flags.settings, before.data)
+        with session(flags.resources):
+            find_codes(folder, flags.resources)
     print(f"{folder.uri}/export/codes.safetensors")
 
 

@@ -10,7 +10,9 @@ from jobs._plan import print_pairs
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
+from mvgan.storage.holder import held
 from mvgan.storage.run import open_run
+from mvgan.storage.uri import open_store
 from mvgan.train.session import check_data, check_workers
 
 
@@ -31,9 +33,11 @@ def run(flags: Flags) -> None:
     if flags.dry_run:
         print_pairs(flags.settings)
         return
-    folder = open_run(flags.place.uri(flags.preset), flags.settings, shards.uri)
-    with session(flags.resources):
-        train_stage(folder, "pairs", flags.resources)
+    uri = flags.place.uri(flags.preset)
+    with held(open_store(uri), "pairs"):
+        folder = open_run(uri, flags.settings, shards.uri)
+        with session(flags.resources):
+            train_stage(folder, "pairs", flags.resources)
     print(f"{folder.uri}/export/generator.safetensors")
 
 
