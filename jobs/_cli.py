@@ -19,6 +19,7 @@ from mvgan.config import InputError, Resources, Run, from_dict, to_dict, validat
 from mvgan.presets import preset
 from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.run import read_run
+from mvgan.storage.uri import Unreachable
 from mvgan.train.hooks import NonFinite
 
 
@@ -73,7 +74,7 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except (Superseded, Conflict, NonFinite) as error:
+    except (Superseded, Conflict, NonFinite, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

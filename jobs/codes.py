@@ -8,7 +8,7 @@ from jobs._cli import Settings, main
 from jobs._plan import print_codes
 from mvgan.distributed.codes import find_codes
 from mvgan.distributed.resources import session
-from mvgan.storage.run import open_run, read_run
+from mvgan.storage.run import drive, read_run
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ def run(flags: Flags) -> None:
         print_codes(flags.settings)
         return
     before.require("pairs")
-    folder = open_run(flags.run, flags.settings, before.data)
-    with session(flags.resources):
+    with drive(flags.run, flags.settings, before.data, "codes") as folder, session(flags.resources):
         find_codes(folder, flags.resources)
     print(f"{folder.uri}/export/codes.safetensors")
 

@@ -9,6 +9,8 @@ from jobs._plan import print_ingest
 from mvgan.data.ingest import plan_ingest
 from mvgan.distributed.ingest import ingest
 from mvgan.distributed.resources import session
+from mvgan.storage.holder import held
+from mvgan.storage.uri import open_store
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ def run(flags: Flags) -> None:
         print_ingest(flags.videos, flags.out, flags.settings, flags.list)
         return
     plan_ingest(flags.videos, flags.out, flags.settings, flags.list)  # a mistake is told before a cluster starts
-    with session(flags.resources):
+    with held(open_store(flags.out), "ingest"), session(flags.resources):
         ingest(flags.videos, flags.out, flags.settings, flags.list)
 
 

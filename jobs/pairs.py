@@ -10,7 +10,7 @@ from jobs._plan import print_pairs
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
-from mvgan.storage.run import open_run
+from mvgan.storage.run import drive
 from mvgan.train.session import check_data, check_workers
 
 
@@ -31,8 +31,7 @@ def run(flags: Flags) -> None:
     if flags.dry_run:
         print_pairs(flags.settings)
         return
-    folder = open_run(flags.place.uri(flags.preset), flags.settings, shards.uri)
-    with session(flags.resources):
+    with drive(flags.place.uri(flags.preset), flags.settings, shards.uri, "pairs") as folder, session(flags.resources):
         train_stage(folder, "pairs", flags.resources)
     print(f"{folder.uri}/export/generator.safetensors")
 

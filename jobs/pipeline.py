@@ -16,6 +16,7 @@ from mvgan.distributed.ingest import ingest
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
 from mvgan.report.page import build_report
+from mvgan.storage.holder import held
 from mvgan.storage.run import RECORD, check_run, open_run, read_run
 from mvgan.storage.uri import open_store
 from mvgan.train.session import TRAINED, check_data, check_workers
@@ -58,10 +59,11 @@ def run(flags: Flags) -> None:
         _check(flags, flags.data)
     elif flags.videos:
         plan_ingest(flags.videos, shards_at, flags.settings, flags.list)
-    with session(flags.resources):
+    with held(open_store(flags.place.uri(flags.preset)), "pipeline"), session(flags.resources):
         if not flags.data:
             videos = flags.videos or _render(flags.place.uri(flags.preset))
-            ingest(videos, shards_at, flags.settings, flags.list)
+            with held(open_store(shards_at), "pipeline"):  # an ingest by itself does not know of the run around it
+                ingest(videos, shards_at, flags.settings, flags.list)
         data = _check(flags, shards_at)
         folder = open_run(flags.place.uri(flags.preset), flags.settings, data)
         train_stage(folder, "pairs", flags.resources)

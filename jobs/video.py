@@ -9,7 +9,7 @@ from jobs._plan import print_video
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
-from mvgan.storage.run import open_run, read_run
+from mvgan.storage.run import drive, read_run
 from mvgan.train.session import check_data, check_workers
 
 
@@ -31,8 +31,7 @@ def run(flags: Flags) -> None:
         print_video(flags.settings, len(shards))
         return
     before.require("codes")
-    folder = open_run(flags.run, flags.settings, before.data)
-    with session(flags.resources):
+    with drive(flags.run, flags.settings, before.data, "video") as folder, session(flags.resources):
         train_stage(folder, "video", flags.resources)
     print(f"{folder.uri}/export/latent.safetensors")
 

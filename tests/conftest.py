@@ -1,7 +1,11 @@
-"""What all tests share: one thread for torch, and warnings of our own code as errors."""
+"""What all tests share: one thread for torch, warnings of our own code as errors, and a real S3 server."""
+
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.s3.fixtures import bucket, fault_proxy, finished, impatient, s3_server  # noqa: F401
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -9,3 +13,13 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     for ours in ("mvgan", "jobs"):
         config.addinivalue_line("filterwarnings", rf"error:::{ours}(\..*)?$")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six synthetic clips."""
+    from mvgan.data.synthetic import render_set
+
+    folder = tmp_path_factory.mktemp("clips")
+    render_set(str(folder), 6, 72)
+    return folder

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 import time
 from typing import Any
 
@@ -34,30 +35,29 @@ def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
 
 def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> None:
     """Train, and start the workers again from the newest commit when some of them fail."""
-    with console(folder.store, f"{stage}-{epoch:05d}") as out:
+    with console(folder.store, f"{stage}-{epoch:05d}") as out, tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes:
         config = {"run": folder.uri, "stage": stage, "epoch": epoch, "threads": resources.threads, "console": out}
         for attempt in range(resources.max_failures + 1):
             try:
-                _trainer(folder, stage, f"{epoch:05d}-{attempt}", resources, config).fit()
+                _trainer(folder, stage, f"{notes}/{attempt}", resources, config).fit()
                 break
             except TrainingFailedError as error:
                 raise_lasting(error)
                 if attempt == resources.max_failures:
                     raise
                 out.say(f"{stage}: workers failed, starting them again from the newest commit: {_last_line(error)}")
-    for path in folder.store.list(f"{stage}/ray/"):
-        folder.store.delete(path)
 
 
-def _trainer(folder: RunFolder, stage: str, name: str, resources: Resources, config: dict[str, Any]) -> TorchTrainer:
+def _trainer(folder: RunFolder, stage: str, notes: str, resources: Resources, config: dict[str, Any]) -> TorchTrainer:
     return TorchTrainer(
         _worker,
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker={"CPU": 1}),
-        # Ray keeps no checkpoint of ours; its own notes go beside the stage's commits, new for each start. It would also
+        # Ray is given no checkpoint, so the workers never ask for the folder of its notes: it can be one of the driver's
+        # machine, new for each start. On S3 it would go through pyarrow, which gives up after three tries. Ray would also
         # retry what cannot heal, so the retries are in `_fit`.
-        run_config=RunConfig(name=name, storage_path=f"{folder.uri}/{stage}/ray", failure_config=FailureConfig(max_failures=0)),
+        run_config=RunConfig(name=stage, storage_path=notes, failure_config=FailureConfig(max_failures=0)),
         datasets={"train": ray.data.range(1)},
         dataset_config=WindowStreams(folder.uri, stage),
     )

@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from mvgan.config import InputError
-from mvgan.storage.uri import Store
+from mvgan.storage.store import Store
 
 
 FORMAT_VERSION = 1
+RECORD = r"commits/((\d+)-(\d+))\.json"
+"""Path of a record; its parts are its name, `images` and `epoch`."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class Commits:
 
     def __init__(self, store: Store, stage: str) -> None:
         self.store = store.at(stage)
+        self._whole: dict[str, Commit] = {}
+        """Commits that this object has verified, or written and verified."""
 
     def claim(self, owner: dict[str, Any]) -> int:
         """Claim and return the next epoch; every older driver is superseded from here on. `owner` is for people to read."""
@@ -100,6 +104,7 @@ class Commits:
             raise Conflict(f"{self.store.uri}: epoch {epoch} already holds a commit at {images} images, written by another process")
         if max(self._claimed()) > epoch and name not in self._valid_names():
             raise Superseded(f"{self.store.uri}: epoch {epoch} was superseded while it wrote its commit at {images} images")
+        self._whole[name] = commit
         return commit
 
     def newest(self) -> Commit | None:
@@ -151,21 +156,59 @@ class Commits:
         return data
 
     def prune(self, keep: int = 2, keep_names: Collection[str] = ()) -> list[str]:
-        """Remove the commits older than the newest `keep` that verify, but for `keep_names`; returns the removed names."""
+        """Remove the commits older than the newest `keep` that verify, but for `keep_names`; returns the removed names.
+
+        What this object has once verified, or written and verified, is not read again: it counts while all its files
+        are there in their sizes.
+        """
         if keep < 1:
             raise ValueError(f"prune must keep at least one commit, not {keep}")
         removed = []
         verified = 0
+        data = self.store.list("data/")
         for name in self._valid_names():
             if verified < keep:
-                verified += self._verifies(name)
+                verified += self._verifies(name, data)
             elif name not in keep_names:
                 # The record goes first: without its data it would be a damaged commit.
                 self.store.delete(f"commits/{name}.json")
-                for path in self.store.list(f"data/{name}-"):
-                    self.store.delete(path)
+                self._whole.pop(name, None)
+                for path in data:
+                    if path.startswith(f"data/{name}-"):
+                        self.store.delete(path)
                 removed.append(name)
         return removed
+
+    def uncommitted(self) -> dict[str, int]:
+        """Sizes of the records that do not count and of the data that no valid one names, records first, as in `prune`.
+
+        A driver at work may yet make a commit of such data. All data of a valid record that cannot be read are left out.
+        """
+        data = self.store.list("data/")
+        records = {path: size for path, size in self.store.list("commits/").items() if re.fullmatch(RECORD, path)}
+        valid = self._valid_names()
+        kept = {f"commits/{name}.json" for name in valid}
+        for name in valid:
+            try:
+                kept |= {record["path"] for record in self._record(name).files.values()}
+            except Damaged as error:
+                logger.warning("all data of commit %s are left: %s", name, error)
+                kept |= {path for path in data if path.startswith(f"data/{name}-")}
+        return {path: size for path, size in (records | data).items() if path not in kept}
+
+    def remove_uncommitted(self, owner: dict[str, Any]) -> dict[str, int]:
+        """Remove what is `uncommitted`, and return it. No other driver may be at work.
+
+        Claims an epoch: a driver that was only thought dead can then make no commit of the data that are removed.
+        """
+        if not self.uncommitted():
+            return {}
+        epoch = self.claim(owner)
+        found = self.uncommitted()
+        self._refuse_superseded(epoch)
+        for path in found:
+            self.store.delete(path)
+        return found
 
     def _claimed(self) -> list[int]:
         return [int(m[1]) for path in self.store.list("epochs/") if (m := re.fullmatch(r"epochs/(\d+)\.json", path))]
@@ -186,7 +229,7 @@ class Commits:
         inherits = self._inherits(newest)
         found = []
         for path in self.store.list("commits/"):
-            if match := re.fullmatch(r"commits/((\d+)-(\d+))\.json", path):
+            if match := re.fullmatch(RECORD, path):
                 name, images, epoch = match[1], int(match[2]), int(match[3])
                 if epoch == newest or name in inherits:
                     found.append((epoch, images, name))
@@ -225,9 +268,13 @@ class Commits:
         commit = self._record(name)
         for file in commit.files:
             self.read(commit, file)
+        self._whole[name] = commit
         return commit
 
-    def _verifies(self, name: str) -> bool:
+    def _verifies(self, name: str, data: dict[str, int]) -> bool:
+        known = self._whole.get(name)
+        if known is not None and all(data.get(record["path"]) == record["size"] for record in known.files.values()):
+            return True
         try:
             self._verified(name)
         except Damaged as error:

@@ -3,12 +3,15 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from mvgan.config import STAGES, InputError, Run, differences, from_dict, stage_of, to_dict, validate
 from mvgan.storage.commit import Commit, Commits
+from mvgan.storage.holder import held
 from mvgan.storage.uri import Store, open_store
 
 
@@ -77,6 +80,14 @@ def open_run(uri: str, run: Run, data: str) -> RunFolder:
         logger.info("run %s: changed settings of stages that have not begun: %s", uri, ", ".join(changed))
         store.write(RECORD, record)
     return RunFolder(store, run, data)
+
+
+@contextmanager
+def drive(uri: str, run: Run, data: str, what: str) -> Iterator[RunFolder]:
+    """The run at `uri`, opened as by `open_run`, and held for the verb `what` against a second driver."""
+    check_run(uri, run, data)  # a run that is refused stays as it is
+    with held(open_store(uri), what):
+        yield open_run(uri, run, data)
 
 
 def check_run(uri: str, run: Run, data: str) -> dict[str, tuple[Any, Any]]:

@@ -1,7 +1,6 @@
 """A whole run of seconds: every stage's own plain functions, in this process, on a few synthetic videos at 16 px."""
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
 from mvgan.motion.factorize import combine
 from mvgan.presets import smoke
-from mvgan.storage import uri
+from mvgan.storage import s3 as s3_store
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.train.codes import commit_files, factorize, measure, to_measure
 from mvgan.train.export import export_codes, export_weights
@@ -95,9 +94,9 @@ def s3() -> Iterator[str]:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        uri._client.cache_clear()
+        s3_store._client.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()  # another module's server had another address
-        uri._client(os.getpid()).create_bucket(Bucket="bucket")
+        s3_store.client().create_bucket(Bucket="bucket")
         yield "s3://bucket"
-        uri._client.cache_clear()
+        s3_store._client.cache_clear()
     server.stop()

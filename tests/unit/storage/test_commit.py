@@ -308,6 +308,7 @@ def test_prune_keeps_the_newest_that_verify(tmp_path: Path) -> None:
     made = [run.write(images, run.claim({}), NEW, {}) for images in (100, 200, 300, 400, 500, 600)]
     for damaged in (made[5], made[3]):
         _flip(tmp_path / "pairs" / damaged.files["state.pt"]["path"])
+    run = commits(tmp_path)  # one that has not seen them whole
     removed = run.prune(keep=2, keep_names=[made[0].name])
     assert removed == [made[1].name]
     assert run.newest() == made[4]

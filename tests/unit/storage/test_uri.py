@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mvgan.config import InputError
-from mvgan.storage import uri
+from mvgan.storage import s3 as s3_store
 from mvgan.storage.uri import LocalStore, S3Store, Store, inner_path, open_store
 
 
@@ -161,7 +161,7 @@ def test_s3_without_the_bucket_is_the_users_mistake(s3: str) -> None:
 
 
 def test_s3_leaves_out_folder_markers(s3: str) -> None:
-    uri._client(os.getpid()).put_object(Bucket="bucket", Key="marked/folder/", Body=b"")
+    s3_store.client().put_object(Bucket="bucket", Key="marked/folder/", Body=b"")
     assert open_store(f"{s3}/marked").list() == {}
 
 

@@ -1,0 +1,210 @@
+"""Commits on S3 by exhaustion: the connection is cut at every single request of a commit.
+
+References: what was committed before the cut, what was to be committed, and the objects that the server really holds.
+"""
+
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import boto3
+import pytest
+
+from mvgan.storage.commit import Commit, Commits
+from mvgan.storage.uri import open_store
+from tests.s3.proxy import FaultProxy, Rule
+
+
+ROOT = Path(__file__).parents[2]
+OLD = {"state.pt": b"old state" * 1000, "ema.pt": b"old ema"}
+NEW = {"state.pt": b"new state" * 1000, "ema.pt": b"new ema"}
+CUTS = {
+    "reset": [Rule("reset")],
+    "503": [Rule("status", status=503)],
+    "lost acknowledgement": [Rule("lost_ack", count=1), Rule("reset")],
+}
+"""What becomes of a request and all after it: for a driver that never hears from the server again, the end."""
+
+
+def cut(kind: str, at: int) -> list[Rule]:
+    """The rules of a cut that spare the first `at` requests."""
+    first, *rest = CUTS[kind]
+    return [Rule(first.fault, skip=at, count=first.count), *(Rule(rule.fault, skip=at) for rule in rest)]
+
+
+def commits(uri: str) -> Commits:
+    return Commits(open_store(uri), "pairs")
+
+
+def newest(found: Commits) -> Commit:
+    commit = found.newest()
+    assert commit is not None
+    return commit
+
+
+def content(found: Commits, commit: Commit) -> dict[str, bytes]:
+    return {file: found.read(commit, file) for file in commit.files}
+
+
+def requests_of_a_commit(proxy: FaultProxy, bucket: str) -> int:
+    """How many requests the claim of an epoch and a commit make, where a commit is there already."""
+    found = commits(f"{bucket}/counted")
+    found.write(100, found.claim({}), OLD, {})
+    proxy.requests(clear=True)
+    found.write(200, found.claim({}), NEW, {})
+    return len(proxy.requests())
+
+
+@pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.usefixtures("impatient")
+def test_a_cut_at_any_request_leaves_the_old_or_the_new_state(kind: str, bucket: str, fault_proxy: FaultProxy) -> None:
+    number = requests_of_a_commit(fault_proxy, bucket)
+    assert number >= 12
+    outcomes = []
+    for at in range(number + 1):
+        driver = commits(f"{bucket}/{at:03d}")
+        driver.write(100, driver.claim({}), OLD, {})
+        fault_proxy.fail(*cut(kind, at))
+        claimed = None
+        with contextlib.suppress(ConnectionError):  # and no other: a driver that is cut off has no rival to blame
+            claimed = driver.write(200, driver.claim({}), NEW, {})
+        fault_proxy.heal()
+        found = newest(driver)
+        state = content(driver, found)
+        assert state in (OLD, NEW), at
+        assert all(content(driver, commit) in (OLD, NEW) for commit in driver.records()), at
+        if claimed:
+            assert found == claimed and state == NEW, at
+        outcomes.append((claimed is not None, state == NEW))
+        again = driver.write(300, driver.claim({}), NEW, {})
+        assert newest(driver) == again and content(driver, again) == NEW, at
+    assert outcomes[0] == (False, False) and outcomes[-1] == (True, True)
+    # Once a commit is there, it stays: the outcomes go from old to there unheard to claimed.
+    assert outcomes == sorted(outcomes)
+
+
+@pytest.mark.parametrize("match", ["/epochs/00001.json", "/epochs/00001.inherits.json", "/commits/"])
+def test_a_lost_acknowledgement_is_recognised(match: str, bucket: str, fault_proxy: FaultProxy) -> None:
+    lost = Rule("lost_ack", method="PUT", match=match, count=1)
+    fault_proxy.fail(lost)
+    driver = commits(f"{bucket}/run")
+    epoch = driver.claim({})
+    commit = driver.write(100, epoch, NEW, {})
+    assert lost.reached.is_set()
+    assert epoch == 1, "the driver took its own claim for another's"
+    assert newest(driver) == commit and content(driver, commit) == NEW
+
+
+def test_bit_rot_of_the_newest_falls_back_and_says_so(bucket: str, caplog: pytest.LogCaptureFixture) -> None:
+    run = commits(f"{bucket}/run")
+    epoch = run.claim({})
+    older = run.write(100, epoch, OLD, {})
+    rotten = run.write(200, epoch, NEW, {})
+    key = f"run/pairs/{rotten.files['state.pt']['path']}"
+    altered = bytearray(NEW["state.pt"])
+    altered[4321] ^= 1
+    boto3.client("s3").put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=bytes(altered))
+    with caplog.at_level(logging.WARNING):
+        assert newest(run) == older
+    assert f"{rotten.name} is passed over for an older one" in caplog.text and key in caplog.text
+    assert content(run, older) == OLD
+
+
+DRIVER = """
+import sys
+from mvgan.storage.commit import Commits, Superseded
+from mvgan.storage.uri import open_store
+for uri in sys.stdin:
+    commits = Commits(open_store(uri.strip()), "pairs")
+    epoch = commits.claim({"who": "the old driver"})
+    commits.write(100, epoch, {"state.pt": b"before"}, {})
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        commits.write(200, epoch, {"state.pt": b"of the old driver"}, {})
+        print("done", flush=True)
+    except Superseded:
+        print("superseded", flush=True)
+"""
+
+
+class OldDriver:
+    """A process that commits once, then once more on demand, for each URI it is told."""
+
+    def __init__(self) -> None:
+        line = [sys.executable, "-c", DRIVER]
+        self.process = subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin, flush=True)
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def state(self) -> str:
+        """R, S, T and so on, as the kernel says."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def requests_of_a_write(proxy: FaultProxy, bucket: str) -> int:
+    found = commits(f"{bucket}/counted")
+    epoch = found.claim({})
+    proxy.requests(clear=True)
+    found.write(100, epoch, {"state.pt": b""}, {})
+    return len(proxy.requests())
+
+
+def test_a_paused_driver_that_comes_back_never_wins(bucket: str, fault_proxy: FaultProxy) -> None:
+    """Twenty times the old driver is stopped within a commit, in each request in turn, and a new one takes over meanwhile.
+
+    Of two turns at the same request, it reaches the server before the new driver comes in one, and long after in the other.
+    """
+    number = requests_of_a_write(fault_proxy, bucket)
+    assert 5 <= number <= 10
+    old = OldDriver()
+    try:
+        outcomes = [pause(old, f"{bucket}/{turn:02d}", fault_proxy, turn // 2 % number, late=turn % 2 == 1) for turn in range(20)]
+    finally:
+        old.process.kill()
+        old.process.wait()
+    # Where its record is there already, the new driver inherits it; else it has to learn that it is out.
+    assert {"superseded", "done"} == set(outcomes) and outcomes.count("superseded") > 10, outcomes
+
+
+def pause(old: OldDriver, uri: str, proxy: FaultProxy, request: int, late: bool) -> str:
+    """Stop the old driver at a request of its commit and let another take over; returns what the old one thinks in the end."""
+    old.tell(uri)
+    assert old.hear() == "ready"
+    held = Rule("hold", skip=request, count=1)
+    proxy.fail(held)
+    old.tell("go on")
+    assert held.reached.wait(30)
+    old.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: old.state() == "T")
+    if not late:
+        held.release()
+        assert held.answered.wait(30)
+    new = commits(uri)
+    taken = newest(new).images
+    mine = new.write(300, new.claim({"who": "the new driver"}), {"state.pt": b"of the new driver"}, {})
+    held.release()
+    old.process.send_signal(signal.SIGCONT)
+    said = old.hear()
+    assert newest(new) == mine, "the old driver has won"
+    assert said == ("done" if taken == 200 else "superseded")
+    assert [commit.images for commit in new.records()] == ([300, 200, 100] if taken == 200 else [300, 100])
+    return said
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
