@@ -11,6 +11,7 @@ from mvgan.losses import discriminator_logistic, generator_logistic, path_length
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator, Noise
 from mvgan.train.ema import ema_beta, update_ema
+from mvgan.train.guard import SKIPPED, Guard
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
 
@@ -90,6 +91,7 @@ class PairStage:
 
     def __init__(self, run: Run, ranks: Ranks, device: torch.device) -> None:
         self.run, self.ranks, self.device = run, ranks, device
+        self.guard = Guard("pairs", ranks, run.max_skipped)
         config = run.pairs
         torch.manual_seed(seed_of(run.seed, "init"))
         self.generator = Generator(run.network, run.resolution).to(device)
@@ -108,7 +110,7 @@ class PairStage:
         return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, group or self.ranks.group, self.device)
 
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """One step on pairs uint8 [n, 2, 3, h, w]; returns scalars to log."""
+        """One step on pairs uint8 [n, 2, 3, h, w]; returns scalars to log, without those of phases left out. Raises NonFinite."""
         config = self.run.pairs
         index = progress.images // config.batch
         real = to_range(batch)
@@ -118,11 +120,11 @@ class PairStage:
         stats |= self._step_discriminator(real, progress)
         if config.r1_gamma and index % config.r1_every == 0:
             loss = self._r1(real)
-            _descend(self.d_optimizer, loss)
-            stats["r1"] = loss.detach() / config.r1_every
+            if self.guard.descend("R1", self.d_optimizer, loss, progress.images):
+                stats["r1"] = loss.detach() / config.r1_every
         beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
         update_ema(self.ema, self.generator, beta)
-        return stats
+        return stats | {SKIPPED: self.guard.take_skipped(self.device)}
 
     def _latents(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """z, the z to mix in, and the layer from which it holds; that layer is past the last where nothing is mixed."""
@@ -136,8 +138,10 @@ class PairStage:
         draws = self.draws("generator", progress)
         self.discriminator.requires_grad_(False)
         loss, w = self._g_main(*self._latents(draws), draws.noise())
-        _descend(self.g_optimizer, loss)
+        stepped = self.guard.descend("G", self.g_optimizer, loss, progress.images)
         self.discriminator.requires_grad_(True)
+        if not stepped:
+            return {}
         with torch.no_grad():
             self.generator.mapping.w_avg.copy_(self.ranks.mean(w).lerp(self.generator.mapping.w_avg, W_AVG_BETA))
         return {"g_loss": loss.detach()}
@@ -147,8 +151,10 @@ class PairStage:
         draws = self.draws("path_length", progress, max(1, self.ranks.group // 2))
         latents = self._latents(draws)
         y = draws.normal(2, 3, self.run.resolution, self.run.resolution)
-        loss, self.pl_mean = self._path_length(*latents, y, draws.noise(), self.pl_mean)
-        _descend(self.g_optimizer, loss)
+        loss, mean = self._path_length(*latents, y, draws.noise(), self.pl_mean)
+        if not self.guard.descend("path length", self.g_optimizer, loss, progress.images):
+            return {}
+        self.pl_mean = mean
         return {"pl_penalty": loss.detach() / self.run.pairs.pl_every, "pl_mean": self.pl_mean}
 
     def _step_discriminator(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
@@ -157,7 +163,8 @@ class PairStage:
             ws = mixed_ws(self.generator, *self._latents(draws))
             fake = self.generator.synthesis(ws, draws.noise())
         loss, real_logits, fake_logits = self._d_main(real, fake)
-        _descend(self.d_optimizer, loss)
+        if not self.guard.descend("D", self.d_optimizer, loss, progress.images):
+            return {}
         signs = {"real_sign": self.ranks.loss(real_logits.sign()), "fake_sign": self.ranks.loss(fake_logits.sign())}
         return {"d_loss": loss.detach(), **signs}
 
@@ -185,9 +192,3 @@ def _adam(net: nn.Module, lr: float, lazy_every: int) -> torch.optim.Adam:
     """Adam with the correction for lazy regularisation (StyleGAN2, Appendix B); lazy_every 0: none."""
     c = lazy_every / (lazy_every + 1) if lazy_every else 1.0
     return torch.optim.Adam(net.parameters(), lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, foreach=True)
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

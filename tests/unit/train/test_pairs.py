@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvgan.config import Network, Pairs, Run
 from mvgan.train.ema import ema_beta
+from mvgan.train.guard import SKIPPED
 from mvgan.train.pairs import PairStage, mixed_ws, to_range
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Plan, fit
@@ -86,7 +87,7 @@ def test_phases_are_due_by_images() -> None:
 
 def test_regularisation_can_be_turned_off() -> None:
     stats = build(r1_gamma=0.0, pl_weight=0.0).step(batch(), Progress())
-    assert set(stats) == {"g_loss", "d_loss", "real_sign", "fake_sign"}
+    assert set(stats) == {"g_loss", "d_loss", "real_sign", "fake_sign", SKIPPED}
 
 
 def test_lazy_regularisation_corrects_adam() -> None:
