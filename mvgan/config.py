@@ -103,6 +103,16 @@ class Pairs:
     """The half-life is at most this share of the pairs seen so far."""
     mirror: bool = False
     """Mirror half of all pairs, both frames together."""
+    augment: Literal["none", "ada", "fixed"] = "none"
+    """Augment what D sees, both frames alike: none, ada (adaptively: for small data sets) or fixed (with augment_p)."""
+    augment_p: float = 0.2
+    """Probability of each augmentation when it is fixed, at most 1."""
+    ada_target: float = 0.6
+    """Mean sign of D on real pairs that ada aims at: above it D overfits, and ada augments more."""
+    ada_kimg: float = 500
+    """Thousands of pairs in which ada can raise the probability from 0 to 1."""
+    ada_interval: int = 4
+    """Steps between two moves of ada's probability."""
     balance: Literal["frames", "videos"] = "frames"
     """Draw uniformly over frames (long videos count more) or over videos."""
     pieces_per_window: int = 16
@@ -346,7 +356,7 @@ MAY_BE_ZERO = {
     "seed", "max_skipped", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
     "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.gp_weight",
 }  # fmt: skip
-SHARES = ("ingest.max_rejected", "pairs.style_mixing", "codes.energy")
+SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
 
 
 def _check_numbers(values: dict[str, Any], where: str = "") -> None:

@@ -10,6 +10,7 @@ from mvgan.config import Run
 from mvgan.losses import discriminator_logistic, generator_logistic, path_lengths, r1_penalty
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator, Noise
+from mvgan.train.augment import Augmentation, Shown
 from mvgan.train.ema import ema_beta, update_ema
 from mvgan.train.guard import SKIPPED, Guard
 from mvgan.train.ranks import Ranks
@@ -32,9 +33,9 @@ class _GeneratorMain(nn.Module):
         super().__init__()
         self.generator, self.ranks, self.fixed = generator, ranks, [discriminator]
 
-    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, noise: Noise, shown: Shown) -> tuple[Tensor, Tensor]:
         ws = mixed_ws(self.generator, z, z_mix, cutoff)
-        logits = self.fixed[0](self.generator.synthesis(ws, noise), self.ranks.group)
+        logits = self.fixed[0](shown(self.generator.synthesis(ws, noise)), self.ranks.group)
         return self.ranks.loss(generator_logistic(logits)), ws[:, 0].detach()
 
 
@@ -67,15 +68,15 @@ class _DiscriminatorMain(nn.Module):
 
 
 class _R1(nn.Module):
-    """R1 penalty of D on real pairs."""
+    """R1 penalty of D on real pairs, with respect to what they are before augmentation."""
 
     def __init__(self, discriminator: Discriminator, ranks: Ranks, gamma: float) -> None:
         super().__init__()
         self.discriminator, self.ranks, self.gamma = discriminator, ranks, gamma
 
-    def forward(self, real: Tensor) -> Tensor:
+    def forward(self, real: Tensor, shown: Shown) -> Tensor:
         real = real.detach().requires_grad_(True)
-        logits = self.discriminator(real, self.ranks.group)
+        logits = self.discriminator(shown(real), self.ranks.group)
         return self.ranks.loss(r1_penalty(logits, real, self.gamma)) + 0 * logits.sum()
 
 
@@ -98,6 +99,7 @@ class PairStage:
         self.discriminator = Discriminator(run.network, run.resolution).to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.pl_mean = torch.zeros([], device=device)
+        self.augmentation = Augmentation(run, ranks, device)
         self.g_optimizer = _adam(self.generator, config.lr, config.pl_every if config.pl_weight else 0)
         self.d_optimizer = _adam(self.discriminator, config.lr, config.r1_every if config.r1_gamma else 0)
         self._g_main = ranks.parallel(_GeneratorMain(self.generator, self.discriminator, ranks))
@@ -119,7 +121,7 @@ class PairStage:
             stats |= self._step_path_length(progress)
         stats |= self._step_discriminator(real, progress)
         if config.r1_gamma and index % config.r1_every == 0:
-            loss = self._r1(real)
+            loss = self._r1(real, self.augmentation.shown(self.draws("r1", progress)))
             if self.guard.descend("R1", self.d_optimizer, loss, progress.images):
                 stats["r1"] = loss.detach() / config.r1_every
         beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
@@ -137,7 +139,7 @@ class PairStage:
     def _step_generator(self, progress: Progress) -> dict[str, Tensor]:
         draws = self.draws("generator", progress)
         self.discriminator.requires_grad_(False)
-        loss, w = self._g_main(*self._latents(draws), draws.noise())
+        loss, w = self._g_main(*self._latents(draws), draws.noise(), self.augmentation.shown(draws))
         stepped = self.guard.descend("G", self.g_optimizer, loss, progress.images)
         self.discriminator.requires_grad_(True)
         if not stepped:
@@ -161,21 +163,23 @@ class PairStage:
         draws = self.draws("discriminator", progress)
         with torch.no_grad():
             ws = mixed_ws(self.generator, *self._latents(draws))
-            fake = self.generator.synthesis(ws, draws.noise())
+            shown = self.augmentation.shown(draws)
+            fake, real = shown(self.generator.synthesis(ws, draws.noise())), shown(real)
         loss, real_logits, fake_logits = self._d_main(real, fake)
         if not self.guard.descend("D", self.d_optimizer, loss, progress.images):
             return {}
         signs = {"real_sign": self.ranks.loss(real_logits.sign()), "fake_sign": self.ranks.loss(fake_logits.sign())}
-        return {"d_loss": loss.detach(), **signs}
+        return {"d_loss": loss.detach(), **signs, **self.augmentation.observe(real_logits, progress)}
 
     def _parts(self) -> dict[str, Any]:
-        return {
+        parts = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "ema": self.ema,
             "g_optimizer": self.g_optimizer,
             "d_optimizer": self.d_optimizer,
         }
+        return parts | {"augment": self.augmentation} if self.augmentation.adaptive else parts
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` depends on, but the progress."""

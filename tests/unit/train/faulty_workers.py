@@ -3,7 +3,6 @@
 Run as a script for each gloo worker, and imported by the test.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from mvgan.storage.commit import Commits
 from mvgan.storage.uri import LocalStore

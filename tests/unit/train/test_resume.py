@@ -25,6 +25,7 @@ from tests.unit.train.test_pairs import equal
 PAIR_SETTINGS = dataclasses.replace(session.RUN.pairs, evaluations=0, ema_kimg=0.1, ema_rampup=1.0)
 RUN = dataclasses.replace(session.RUN, deterministic=True, pairs=PAIR_SETTINGS)
 STEPS, KILLED_AT = 4, 32
+NETWORKS = ("generator", "discriminator", "ema", "latent", "d_v", "d_r")
 QUIET = Worker(say=lambda line: None)
 data = session.data
 
@@ -43,7 +44,7 @@ def weights(folder: RunFolder, name: str) -> dict[str, Any]:
     """The networks in the last commit, without optimizers."""
     commit = folder.require(name)
     state = from_bytes(folder.commits(name).read(commit, "state.pt"))
-    return {key: part.get("net", part) for key, part in state.items() if key in ("generator", "discriminator", "ema", "latent", "d_v", "d_r")}
+    return {key: part.get("net", part) for key, part in state.items() if key in NETWORKS}
 
 
 @pytest.fixture(scope="module")
