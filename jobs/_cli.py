@@ -20,7 +20,8 @@ from mvgan.presets import preset
 from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.run import read_run
 from mvgan.storage.uri import Unreachable
-from mvgan.train.hooks import NonFinite
+from mvgan.train.committer import MissedCommits
+from mvgan.train.guard import Diverged, NonFinite
 
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except (Superseded, Conflict, NonFinite, Unreachable) as error:
+    except (Superseded, Conflict, NonFinite, Diverged, MissedCommits, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -103,6 +103,16 @@ class Pairs:
     """The half-life is at most this share of the pairs seen so far."""
     mirror: bool = False
     """Mirror half of all pairs, both frames together."""
+    augment: Literal["none", "ada", "fixed"] = "none"
+    """Augment what D sees, both frames alike: none, ada (adaptively: for small data sets) or fixed (with augment_p)."""
+    augment_p: float = 0.2
+    """Probability of each augmentation when it is fixed, at most 1."""
+    ada_target: float = 0.6
+    """Mean sign of D on real pairs that ada aims at: above it D overfits, and ada augments more."""
+    ada_kimg: float = 500
+    """Thousands of pairs in which ada can raise the probability from 0 to 1."""
+    ada_interval: int = 4
+    """Steps between two moves of ada's probability."""
     balance: Literal["frames", "videos"] = "frames"
     """Draw uniformly over frames (long videos count more) or over videos."""
     pieces_per_window: int = 16
@@ -210,6 +220,8 @@ class Run:
     """Seed of everything random."""
     deterministic: bool = False
     """Use only kernels whose result does not vary between runs (slower on a GPU)."""
+    max_skipped: int = 5
+    """Steps in a row that a phase of training leaves out because loss or gradients are not finite; one more is a rollback."""
     ingest: Ingest = field(default_factory=Ingest)
     network: Network = field(default_factory=Network)
     pairs: Pairs = field(default_factory=Pairs)
@@ -229,6 +241,8 @@ class Resources:
     """CPU threads per worker; 0 shares the cores of its machine, but for one, among the workers there."""
     max_failures: int = 3
     """How often a failed group of workers is restarted from the last commit."""
+    max_missed_commits: int = 3
+    """Commits in a row that the storage may refuse before the run is ended."""
 
 
 STAGES = ("ingest", "pairs", "codes", "video")
@@ -339,10 +353,10 @@ def _windows_divide(stage: str, items: int, group: int) -> None:
 
 
 MAY_BE_ZERO = {
-    "seed", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
+    "seed", "max_skipped", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
     "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.gp_weight",
 }  # fmt: skip
-SHARES = ("ingest.max_rejected", "pairs.style_mixing", "codes.energy")
+SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
 
 
 def _check_numbers(values: dict[str, Any], where: str = "") -> None:
@@ -363,7 +377,7 @@ def _check_numbers(values: dict[str, Any], where: str = "") -> None:
 
 def validate_resources(resources: Resources) -> Resources:
     """Check where a run is to be computed. Raises InputError."""
-    for name, least in (("workers", 1), ("threads", 0), ("max_failures", 0)):
+    for name, least in (("workers", 1), ("threads", 0), ("max_failures", 0), ("max_missed_commits", 1)):
         value = getattr(resources, name)
         if value < least:
             raise InputError(f"{name} is {value}; it must be at least {least}")

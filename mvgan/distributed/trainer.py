@@ -17,10 +17,11 @@ from mvgan.config import Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.console import console
 from mvgan.distributed.data import WindowStreams, streamed_batches
-from mvgan.distributed.errors import raise_lasting
+from mvgan.distributed.errors import answer_non_finite, raise_lasting
 from mvgan.distributed.resources import check_room, worker_threads
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
+from mvgan.train.guard import Rollbacks
 from mvgan.train.session import Worker, train_worker, windows_of
 
 
@@ -37,12 +38,15 @@ def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> Non
     """Train, and start the workers again from the newest commit when some of them fail."""
     with console(folder.store, f"{stage}-{epoch:05d}") as out, tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes:
         config = {"run": folder.uri, "stage": stage, "epoch": epoch, "threads": resources.threads, "console": out}
+        config["max_missed_commits"] = resources.max_missed_commits
+        rollbacks = Rollbacks(folder.commits(stage), stage)
         for attempt in range(resources.max_failures + 1):
             try:
                 _trainer(folder, stage, f"{notes}/{attempt}", resources, config).fit()
                 break
             except TrainingFailedError as error:
                 raise_lasting(error)
+                answer_non_finite(error, rollbacks, retry=attempt < resources.max_failures)
                 if attempt == resources.max_failures:
                     raise
                 out.say(f"{stage}: workers failed, starting them again from the newest commit: {_last_line(error)}")
@@ -71,7 +75,7 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"] or worker_threads(context.get_local_world_size()))
     windows = windows_of(folder.run, ShardSet.open(folder.data, verify=False), config["stage"])
     batches = streamed_batches(ray.train.get_dataset_shard("train"), windows.items_per_window)
-    place = Worker(context.get_world_rank(), context.get_world_size(), get_device(), out.say)
+    place = Worker(context.get_world_rank(), context.get_world_size(), get_device(), out.say, config["max_missed_commits"])
     train_worker(folder, config["stage"], config["epoch"], batches, place)
 
 

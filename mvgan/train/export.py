@@ -9,7 +9,7 @@ from mvgan.config import InputError, to_dict
 from mvgan.data.shards import ShardSet
 from mvgan.storage.commit import Commit
 from mvgan.storage.run import RunFolder
-from mvgan.train.hooks import best_commit
+from mvgan.train.committer import best_commit
 from mvgan.train.state import from_bytes
 
 

@@ -10,7 +10,9 @@ from mvgan.config import Run
 from mvgan.losses import discriminator_logistic, generator_logistic, path_lengths, r1_penalty
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator, Noise
+from mvgan.train.augment import Augmentation, Shown
 from mvgan.train.ema import ema_beta, update_ema
+from mvgan.train.guard import SKIPPED, Guard
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
 
@@ -31,9 +33,9 @@ class _GeneratorMain(nn.Module):
         super().__init__()
         self.generator, self.ranks, self.fixed = generator, ranks, [discriminator]
 
-    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, noise: Noise, shown: Shown) -> tuple[Tensor, Tensor]:
         ws = mixed_ws(self.generator, z, z_mix, cutoff)
-        logits = self.fixed[0](self.generator.synthesis(ws, noise), self.ranks.group)
+        logits = self.fixed[0](shown(self.generator.synthesis(ws, noise)), self.ranks.group)
         return self.ranks.loss(generator_logistic(logits)), ws[:, 0].detach()
 
 
@@ -66,15 +68,15 @@ class _DiscriminatorMain(nn.Module):
 
 
 class _R1(nn.Module):
-    """R1 penalty of D on real pairs."""
+    """R1 penalty of D on real pairs, with respect to what they are before augmentation."""
 
     def __init__(self, discriminator: Discriminator, ranks: Ranks, gamma: float) -> None:
         super().__init__()
         self.discriminator, self.ranks, self.gamma = discriminator, ranks, gamma
 
-    def forward(self, real: Tensor) -> Tensor:
+    def forward(self, real: Tensor, shown: Shown) -> Tensor:
         real = real.detach().requires_grad_(True)
-        logits = self.discriminator(real, self.ranks.group)
+        logits = self.discriminator(shown(real), self.ranks.group)
         return self.ranks.loss(r1_penalty(logits, real, self.gamma)) + 0 * logits.sum()
 
 
@@ -90,12 +92,14 @@ class PairStage:
 
     def __init__(self, run: Run, ranks: Ranks, device: torch.device) -> None:
         self.run, self.ranks, self.device = run, ranks, device
+        self.guard = Guard("pairs", ranks, run.max_skipped)
         config = run.pairs
         torch.manual_seed(seed_of(run.seed, "init"))
         self.generator = Generator(run.network, run.resolution).to(device)
         self.discriminator = Discriminator(run.network, run.resolution).to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.pl_mean = torch.zeros([], device=device)
+        self.augmentation = Augmentation(run, ranks, device)
         self.g_optimizer = _adam(self.generator, config.lr, config.pl_every if config.pl_weight else 0)
         self.d_optimizer = _adam(self.discriminator, config.lr, config.r1_every if config.r1_gamma else 0)
         self._g_main = ranks.parallel(_GeneratorMain(self.generator, self.discriminator, ranks))
@@ -108,7 +112,7 @@ class PairStage:
         return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, group or self.ranks.group, self.device)
 
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """One step on pairs uint8 [n, 2, 3, h, w]; returns scalars to log."""
+        """One step on pairs uint8 [n, 2, 3, h, w]; returns scalars to log, without those of phases left out. Raises NonFinite."""
         config = self.run.pairs
         index = progress.images // config.batch
         real = to_range(batch)
@@ -117,12 +121,12 @@ class PairStage:
             stats |= self._step_path_length(progress)
         stats |= self._step_discriminator(real, progress)
         if config.r1_gamma and index % config.r1_every == 0:
-            loss = self._r1(real)
-            _descend(self.d_optimizer, loss)
-            stats["r1"] = loss.detach() / config.r1_every
+            loss = self._r1(real, self.augmentation.shown(self.draws("r1", progress)))
+            if self.guard.descend("R1", self.d_optimizer, loss, progress.images):
+                stats["r1"] = loss.detach() / config.r1_every
         beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
         update_ema(self.ema, self.generator, beta)
-        return stats
+        return stats | {SKIPPED: self.guard.take_skipped(self.device)}
 
     def _latents(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """z, the z to mix in, and the layer from which it holds; that layer is past the last where nothing is mixed."""
@@ -135,9 +139,11 @@ class PairStage:
     def _step_generator(self, progress: Progress) -> dict[str, Tensor]:
         draws = self.draws("generator", progress)
         self.discriminator.requires_grad_(False)
-        loss, w = self._g_main(*self._latents(draws), draws.noise())
-        _descend(self.g_optimizer, loss)
+        loss, w = self._g_main(*self._latents(draws), draws.noise(), self.augmentation.shown(draws))
+        stepped = self.guard.descend("G", self.g_optimizer, loss, progress.images)
         self.discriminator.requires_grad_(True)
+        if not stepped:
+            return {}
         with torch.no_grad():
             self.generator.mapping.w_avg.copy_(self.ranks.mean(w).lerp(self.generator.mapping.w_avg, W_AVG_BETA))
         return {"g_loss": loss.detach()}
@@ -147,28 +153,33 @@ class PairStage:
         draws = self.draws("path_length", progress, max(1, self.ranks.group // 2))
         latents = self._latents(draws)
         y = draws.normal(2, 3, self.run.resolution, self.run.resolution)
-        loss, self.pl_mean = self._path_length(*latents, y, draws.noise(), self.pl_mean)
-        _descend(self.g_optimizer, loss)
+        loss, mean = self._path_length(*latents, y, draws.noise(), self.pl_mean)
+        if not self.guard.descend("path length", self.g_optimizer, loss, progress.images):
+            return {}
+        self.pl_mean = mean
         return {"pl_penalty": loss.detach() / self.run.pairs.pl_every, "pl_mean": self.pl_mean}
 
     def _step_discriminator(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
         draws = self.draws("discriminator", progress)
         with torch.no_grad():
             ws = mixed_ws(self.generator, *self._latents(draws))
-            fake = self.generator.synthesis(ws, draws.noise())
+            shown = self.augmentation.shown(draws)
+            fake, real = shown(self.generator.synthesis(ws, draws.noise())), shown(real)
         loss, real_logits, fake_logits = self._d_main(real, fake)
-        _descend(self.d_optimizer, loss)
+        if not self.guard.descend("D", self.d_optimizer, loss, progress.images):
+            return {}
         signs = {"real_sign": self.ranks.loss(real_logits.sign()), "fake_sign": self.ranks.loss(fake_logits.sign())}
-        return {"d_loss": loss.detach(), **signs}
+        return {"d_loss": loss.detach(), **signs, **self.augmentation.observe(real_logits, progress)}
 
     def _parts(self) -> dict[str, Any]:
-        return {
+        parts = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "ema": self.ema,
             "g_optimizer": self.g_optimizer,
             "d_optimizer": self.d_optimizer,
         }
+        return parts | {"augment": self.augmentation} if self.augmentation.adaptive else parts
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` depends on, but the progress."""
@@ -185,9 +196,3 @@ def _adam(net: nn.Module, lr: float, lazy_every: int) -> torch.optim.Adam:
     """Adam with the correction for lazy regularisation (StyleGAN2, Appendix B); lazy_every 0: none."""
     c = lazy_every / (lazy_every + 1) if lazy_every else 1.0
     return torch.optim.Adam(net.parameters(), lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, foreach=True)
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

@@ -1,6 +1,6 @@
 """The workers of a training run and the logical shards that each of them hosts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,21 @@ class Ranks:
     def parallel(self, phase: nn.Module) -> nn.Module:
         """A phase whose backward averages gradients over the workers."""
         return phase if self.world == 1 else DistributedDataParallel(phase, broadcast_buffers=False)
+
+    def all(self, holds: Tensor) -> bool:
+        """Whether the boolean scalar `holds` is true on every worker."""
+        if self.world > 1:
+            holds = holds.int()
+            dist.all_reduce(holds, dist.ReduceOp.MIN)
+        return bool(holds)
+
+    def agree(self, values: Sequence[int], device: torch.device) -> bool:
+        """Whether every worker has the same `values`."""
+        if self.world == 1:
+            return True
+        both = torch.tensor([*values, *(-value for value in values)], device=device)
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+        return both[: len(values)].tolist() == list(values) == (-both[len(values) :]).tolist()
 
     def average(self, stats: Mapping[str, Tensor]) -> dict[str, float]:
         """Scalars averaged over the workers, as floats."""

@@ -5,7 +5,9 @@ The same function serves one process and every worker of Ray Train; only where t
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +25,15 @@ from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 from mvgan.motion.codes import strengths
 from mvgan.nets.generator import Generator
+from mvgan.storage.commit import Commit
 from mvgan.storage.run import RunFolder
-from mvgan.train.hooks import Committer, Evaluator, History, Sampler, Ticker
+from mvgan.train.committer import Committer
+from mvgan.train.hooks import Evaluator, History, Recorder, Sampler, Say, Ticker
+from mvgan.train.outbox import Outbox
 from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Hook, Plan, Stage, fit
-from mvgan.train.state import Draws, Progress, from_bytes
+from mvgan.train.state import UNITS, Draws, Progress, from_bytes
 from mvgan.train.video import VideoStage, render
 
 
@@ -38,7 +43,6 @@ Batches = Callable[[int, Ranks], Iterator[Tensor]]
 """Gives the batches of a worker from the sample after the given number of images on."""
 
 TRAINED = ("pairs", "video")
-UNITS = {"pairs": "pairs", "video": "clips"}
 
 
 def num_shards(run: Run, name: str) -> int:
@@ -90,37 +94,70 @@ def plan_of(run: Run, name: str, num_videos: int) -> Plan:
 
 @dataclass(frozen=True)
 class Worker:
-    """Which worker this is, where it computes and where its lines go."""
+    """Which worker this is, where it computes, where its lines go, and how many commits in a row the storage may refuse it."""
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    say: Callable[[str], None] = print
+    say: Say = print
+    max_missed_commits: int = 3
 
 
 def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
-    """Train stage `name` to its end on this worker. `epoch` is the driver's claim; returns the last progress."""
-    run, device = folder.run, worker.device
-    torch.use_deterministic_algorithms(run.deterministic)
+    """Train stage `name` to its end on this worker. `epoch` is the driver's claim; returns the last progress.
+
+    Raises NonFinite on all workers together when the numbers fail, MissedCommits on the first when the storage does.
+    """
+    run = folder.run
+    be_deterministic(run.deterministic)
     shards = ShardSet.open(folder.data, verify=False)
     ranks = Ranks(num_shards(run, name), group_of(run, name), worker.rank, worker.world)
-    stage = build_stage(folder, name, ranks, device)
+    stage = build_stage(folder, name, ranks, worker.device)
     plan = plan_of(run, name, len(shards))
-    commits = folder.commits(name)
-    progress, history = Progress(), History()
-    commit = commits.newest()
-    if commit is not None:
-        # Read to the CPU: Adam's step counts belong there, where a copy on a GPU would cost a wait for it per parameter and step.
-        stage.load_state_dict(from_bytes(commits.read(commit, "state.pt")))
-        history += json.loads(commits.read(commit, "history.json"))
-        progress = Progress(commit.images, commit.meta["elapsed_s"])
+    progress, history, commit = _resume(folder, name, stage, ranks, worker)
+    with ExitStack() as beside:
+        # Whatever ends training, what is being written is written to its end, and what it meets is raised.
+        hooks: list[Hook] = [Ticker(plan, ranks, None)]
         if worker.rank == 0:
-            worker.say(f"{name}: goes on from its commit at {commit.images} {UNITS[name]}")
-    hooks: list[Hook] = [Ticker(name, UNITS[name], plan, ranks, folder.store, history, worker.say)]
+            outbox = Outbox(folder.store, worker.say)
+            beside.callback(outbox.close)
+            committer = Committer(
+                name, folder.commits(name), epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit
+            )  # fmt: skip
+            beside.callback(committer.close)
+            record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress)
+            hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker), committer]
+        return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
+
+
+def _resume(
+    folder: RunFolder, name: str, stage: Stage, ranks: Ranks, worker: Worker
+) -> tuple[Progress, History, Commit | None]:  # fmt: skip
+    """Give the stage the state of the newest commit, if there is one; returns how far that is, its history, and itself."""
+    commits = folder.commits(name)
+    commit = commits.newest()
+    # A request of a writer that was killed may still arrive between the looks of two workers.
+    if not ranks.agree([commit.images, commit.epoch] if commit else [-1, -1], worker.device):
+        raise RuntimeError(f"{name}: the workers found different newest commits; they must start again")
+    if commit is None:
+        return Progress(), [], None
+    # Read to the CPU: Adam's step counts belong there, where a copy on a GPU would cost a wait for it per parameter and step.
+    stage.load_state_dict(from_bytes(commits.read(commit, "state.pt")))
     if worker.rank == 0:
-        hooks += _beside(folder, name, stage, plan, shards, history, worker)
-        hooks.append(Committer(commits, epoch, plan, history))
-    return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
+        worker.say(f"{name}: goes on from its commit at {commit.images} {UNITS[name]}")
+    return Progress(commit.images, commit.meta["elapsed_s"]), json.loads(commits.read(commit, "history.json")), commit
+
+
+def be_deterministic(on: bool) -> None:
+    """Use only kernels whose results do not vary, or any; before this process first computes on a GPU.
+
+    An operation that has no such kernel raises RuntimeError then.
+    """
+    if on:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read by cuBLAS when it starts
+        torch.backends.cudnn.benchmark = False  # its choice of kernels depends on timing
+    torch.use_deterministic_algorithms(on)
+    torch.backends.cudnn.deterministic = on
 
 
 def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device) -> PairStage | VideoStage:
@@ -153,17 +190,19 @@ def load_generator(folder: RunFolder) -> Generator:
     return generator.eval().requires_grad_(False)
 
 
-def _beside(folder: RunFolder, name: str, stage: Stage, plan: Plan, shards: ShardSet, history: History, worker: Worker) -> list[Hook]:
+def _beside(
+    folder: RunFolder, name: str, stage: Stage, plan: Plan, shards: ShardSet, history: History, outbox: Outbox, worker: Worker
+) -> list[Hook]:
     """Samples and measures of a stage, for the first worker."""
-    run, store, device = folder.run, folder.store, worker.device
+    run, device = folder.run, worker.device
     if isinstance(stage, PairStage):
-        hooks: list[Hook] = [Sampler(name, plan, store, lambda: pair_grid(stage.ema, run, device))]
+        hooks: list[Hook] = [Sampler(name, plan, outbox, lambda: pair_grid(stage.ema, run, device))]
         if run.pairs.evaluations:
             real = PairFeatures(device=device)(torch.from_numpy(real_pairs(shards, run, run.pairs.eval_pairs)))
-            hooks.append(Evaluator(name, plan, store, history, lambda: _measure(stage.ema, run, real, device), worker.say))
+            hooks.append(Evaluator(name, plan, outbox, history, lambda: _measure(stage.ema, run, real, device), worker.say))
         return hooks
     assert isinstance(stage, VideoStage)
-    return [Sampler(name, plan, store, lambda: video_rows(stage))]
+    return [Sampler(name, plan, outbox, lambda: video_rows(stage))]
 
 
 def real_pairs(shards: ShardSet, run: Run, count: int, purpose: str = "evaluation") -> np.ndarray:

@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 
 
+UNITS = {"pairs": "pairs", "video": "clips"}
+"""What a stage counts as its images."""
+
+
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage has come. `images` counts pairs, or clips in stage 3."""
+    """How far a stage has come. `images` counts pairs, or clips in stage 3.
+
+    All that depends on the place in a run follows from `images`: randomness (Draws), phases that are not due at every
+    step and ramps (PairStage.step), and the windows of data (session.window_order, session.batches_from_windows).
+    """
 
     images: int = 0
     elapsed_s: float = 0.0
@@ -49,6 +57,15 @@ class Draws:
     def noise(self, repeats: int = 1) -> Callable[[int, int], Tensor]:
         """Noise maps for the synthesis network; each sample's map is shared by `repeats` consecutive rows."""
         return lambda _, resolution: self.normal(1, resolution, resolution).repeat_interleave(repeats, dim=0)
+
+
+def snapshot(state: Any) -> Any:
+    """A copy of a state dictionary on the CPU, which training that goes on in place does not change."""
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(snapshot, state))
+    return state.detach().to("cpu", copy=True) if isinstance(state, Tensor) else state
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from mvgan.losses import discriminator_log, generator_log, gradient_penalty, ral
 from mvgan.nets.generator import Generator, Noise
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.nets.video_discriminator import VideoDiscriminator, with_first_frame, with_reverse
+from mvgan.train.guard import SKIPPED, Guard
 from mvgan.train.pairs import to_range
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
@@ -70,6 +71,7 @@ class VideoStage:
     ) -> None:
         """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], backward and forward; scale: their lengths of a step."""
         self.run, self.ranks, self.device = run, ranks, device
+        self.guard = Guard("video", ranks, run.max_skipped)
         self.pair_generator = generator.to(device).eval().requires_grad_(False)
         self.codes = codes.to(device)
         config = run.video
@@ -116,7 +118,10 @@ class VideoStage:
         return w, draws.normal(self.run.video.num_frames - 1, self.run.network.w_dim)
 
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """One step of each discriminator and `g_steps` of L_omega on clips uint8 [n, t, 3, h, w]."""
+        """One step of each discriminator and `g_steps` of L_omega on clips uint8 [n, t, 3, h, w].
+
+        Returns scalars to log, without those of phases left out. Raises NonFinite.
+        """
         real = to_range(batch)
         stats = self._step_discriminators(real, progress)
         for net in self.discriminators.values():
@@ -126,10 +131,11 @@ class VideoStage:
             w, e = self._latents(draws)
             flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
             loss = self._g_phase(w, e, draws.noise(self.run.video.num_frames), real, flips)
-            self._descend("latent", loss)
+            if self._descend("latent", loss, progress):
+                stats["g_loss"] = loss.detach()
         for net in self.discriminators.values():
             net.requires_grad_(True)
-        return stats | {"g_loss": loss.detach()}
+        return stats | {SKIPPED: self.guard.take_skipped(self.device)}
 
     def _step_discriminators(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
         draws = self._draws("video discriminators", progress)
@@ -138,20 +144,20 @@ class VideoStage:
             ws = self.latent(w, e, self.codes, self.run.video.first)
             fake = self.render(ws, draws.noise(self.run.video.num_frames))
         flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
-        stats = {"fake_motion": self.ranks.loss(_motion(fake)), "real_motion": self.ranks.loss(_motion(real))}
+        stats: dict[str, Tensor] = {}
         for name, (r, f) in self.discriminator_inputs(real, fake, flips).items():
             loss = self._d_phases[name](r, f, draws.uniform())
-            self._descend(name, loss)
-            stats[f"{name}_loss"] = loss.detach()
+            if self._descend(name, loss, progress):
+                stats[f"{name}_loss"] = loss.detach()
+        if stats:  # else the clips themselves may not be finite
+            stats |= {"fake_motion": self.ranks.loss(_motion(fake)), "real_motion": self.ranks.loss(_motion(real))}
         return stats
 
     def _draws(self, purpose: str, progress: Progress) -> Draws:
         return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, self.ranks.group, self.device)
 
-    def _descend(self, name: str, loss: Tensor) -> None:
-        self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers[name].step()
+    def _descend(self, name: str, loss: Tensor, progress: Progress) -> bool:
+        return self.guard.descend(name, self.optimizers[name], loss, progress.images)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` depends on, but the progress and what stages 1 and 2 gave."""

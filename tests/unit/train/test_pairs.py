@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvgan.config import Network, Pairs, Run
 from mvgan.train.ema import ema_beta
+from mvgan.train.guard import SKIPPED
 from mvgan.train.pairs import PairStage, mixed_ws, to_range
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Plan, fit
@@ -49,20 +50,48 @@ def equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
-def test_resuming_changes_no_bit() -> None:
-    """Reference: an unbroken run of 128 pairs. Half of it, its state through bytes, a new stage, the other half."""
-    half, whole = (Plan(total, 8, 8, 8) for total in (64, 128))
-    unbroken = build()
+ADA = {"augment": "ada", "ada_kimg": 0.06, "ada_target": 0.1, "ada_interval": 3}
+"""p moves by 0.4 every 3 steps."""
+
+
+@pytest.mark.parametrize("changes", [{}, ADA, {"augment": "fixed", "augment_p": 0.6}], ids=["none", "ada", "fixed"])
+def test_resuming_changes_no_bit(changes: dict[str, Any]) -> None:
+    """Reference: an unbroken run of 128 pairs. A part of it, its state through bytes, a new stage, the rest."""
+    part, whole = (Plan(total, 8, 8, 8) for total in (40, 128))
+    unbroken = build(**changes)
     fit(unbroken, batches(0), Progress(), whole, [])
-    first = build()
-    progress = fit(first, batches(0), Progress(), half, [])
+    first = build(**changes)
+    progress = fit(first, batches(0), Progress(), part, [])
     saved = to_bytes(first.state_dict())
-    second = build()
+    second = build(**changes)
     torch.manual_seed(99)  # nothing may come from torch's own generator
     second.load_state_dict(from_bytes(saved))
-    fit(second, batches(64), progress, whole, [])
+    fit(second, batches(40), progress, whole, [])
     assert equal(unbroken.state_dict(), second.state_dict())
     assert not equal(first.state_dict(), second.state_dict())
+
+
+@pytest.mark.parametrize("lost", ["p", "sign_sum"])
+def test_resuming_needs_the_state_of_ada(lost: str) -> None:
+    """A negative control: with p or the signs since its last move lost, the same run ends with other weights."""
+    part, whole = (Plan(total, 8, 8, 8) for total in (40, 64))
+    unbroken, resumed = build(**ADA), build(**ADA)
+    progress = fit(unbroken, batches(0), Progress(), part, [])
+    state = from_bytes(to_bytes(unbroken.state_dict()))
+    assert float(state["augment"]["p"]) > 0 and float(state["augment"]["sign_count"]) == 2
+    # What is lost starts anew; a sum is given the other sign, since a small change need not change the direction of a move.
+    state["augment"][lost] = torch.zeros([]) if lost == "p" else -10 * state["augment"][lost].sign()
+    resumed.load_state_dict(state)
+    for stage in (unbroken, resumed):
+        fit(stage, batches(40), progress, whole, [])
+    assert not equal(unbroken.state_dict()["generator"], resumed.state_dict()["generator"])
+
+
+def test_a_state_without_that_of_ada_is_refused() -> None:
+    state = build().state_dict()
+    assert "augment" not in state
+    with pytest.raises(KeyError, match="augment"):
+        build(**ADA).load_state_dict(state)
 
 
 def test_a_loaded_stage_lets_go_of_the_state_it_was_given() -> None:
@@ -86,7 +115,35 @@ def test_phases_are_due_by_images() -> None:
 
 def test_regularisation_can_be_turned_off() -> None:
     stats = build(r1_gamma=0.0, pl_weight=0.0).step(batch(), Progress())
-    assert set(stats) == {"g_loss", "d_loss", "real_sign", "fake_sign"}
+    assert set(stats) == {"g_loss", "d_loss", "real_sign", "fake_sign", SKIPPED}
+
+
+def test_d_sees_nothing_but_augmented_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every phase, real and generated pairs apart; the gradient of R1 is with respect to the real pairs as they are."""
+    stage = build(augment="fixed", r1_every=1, pl_weight=0.0)
+    seen, shown = [], []
+    stage.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+
+    def augment(frames: Tensor) -> Tensor:
+        shown.append(frames)
+        return 100 + 3 * frames
+
+    monkeypatch.setattr(stage.augmentation, "shown", lambda draws: augment)
+    stage.step(batch(), Progress())
+    fake_of_g, fake, real, real_of_r1 = shown
+    for found, expected in zip(seen, (fake_of_g, torch.cat([real, fake]), real_of_r1), strict=True):
+        torch.testing.assert_close(found, 100 + 3 * expected)
+    assert torch.equal(real, to_range(batch())) and torch.equal(real_of_r1, real) and real_of_r1.is_leaf
+    assert not torch.equal(fake, fake_of_g) and fake_of_g.requires_grad and not fake.requires_grad
+
+
+def test_augmentation_draws_for_each_phase_and_changes_no_other_draw() -> None:
+    """Latents and noise are those of the run without augmentation: at p = 0, but for rounding, nothing changes."""
+    plain, augmented = build(pl_weight=0.0), build(augment="ada", ada_target=1.0, pl_weight=0.0)
+    for step in range(4):
+        expected, found = (stage.step(batch(8 * step), Progress(8 * step)) for stage in (plain, augmented))
+        assert found.pop("augment_p") == 0
+        assert {name: float(x) for name, x in found.items()} == pytest.approx({k: float(x) for k, x in expected.items()}, rel=1e-3)
 
 
 def test_lazy_regularisation_corrects_adam() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mvgan.config import Network, Run, Video
 from mvgan.nets.generator import Generator
 from mvgan.nets.video_discriminator import with_first_frame, with_reverse
+from mvgan.train.guard import SKIPPED
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Plan, fit
 from mvgan.train.state import Draws, Progress, from_bytes, to_bytes
@@ -159,7 +160,7 @@ def test_one_step_trains_what_it_should(loss: str) -> None:
     before = copy.deepcopy(stage.state_dict())
     frozen, codes = copy.deepcopy(stage.pair_generator.state_dict()), stage.codes.clone()
     stats = stage.step(next(batches(0)), Progress())
-    assert set(stats) == {"g_loss", "d_v_loss", "d_r_loss", "fake_motion", "real_motion"}
+    assert set(stats) == {"g_loss", "d_v_loss", "d_r_loss", "fake_motion", "real_motion", SKIPPED}
     assert all(value.isfinite() and value.ndim == 0 for value in stats.values())
     for name, state in stage.state_dict().items():
         still = [key for key, value in state["net"].items() if torch.equal(value, before[name]["net"][key])]
@@ -210,5 +211,5 @@ def test_generator_steps_lower_the_generator_loss() -> None:
 
     before = loss().item()
     for _ in range(10):
-        stage._descend("latent", loss())
+        stage._descend("latent", loss(), Progress())
     assert loss().item() < before

@@ -29,10 +29,13 @@ NETWORK = Network(z_dim=16, w_dim=16, mapping_layers=2, channel_base=128, channe
 RUN = Run(resolution=16, num_codes=3, network=NETWORK, seed=7)
 PAIRS = Pairs(group=GROUP, r1_every=2, pl_every=2, r1_gamma=1.0, pl_weight=2.0)
 VIDEO = Video(group=GROUP, num_frames=4, hidden=16, g_steps=2, d_channels=4, d_scales=2, lr=1e-3)
+ADA = {"augment": "ada", "ada_interval": 2, "ada_kimg": 0.02, "ada_target": 0.1}
 
 CASES = {
     "pairs, 2 shards": ("pairs", 2, {}),
     "pairs, 3 shards": ("pairs", 3, {}),
+    "pairs ada, 2 shards": ("pairs", 2, ADA),
+    "pairs ada, 3 shards": ("pairs", 3, ADA),
     "video ralsgan, 2 shards": ("video", 2, {"loss": "ralsgan"}),
     "video ralsgan, 3 shards": ("video", 3, {"loss": "ralsgan"}),
     "video log, 2 shards": ("video", 2, {"loss": "log"}),

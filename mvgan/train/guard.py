@@ -1,0 +1,109 @@
+"""Steps of optimizers that losses and gradients allow, and what is done about those that they do not."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from mvgan.storage.commit import Commit, Commits
+from mvgan.train.ranks import Ranks
+from mvgan.train.state import UNITS
+
+
+SKIPPED = "skipped_steps"
+"""The metric: optimizer steps left out since the record before, over all phases."""
+
+LOWER = {
+    "pairs": "lower --pairs.lr or --pairs.r1-gamma, or take --network.precision fp32",
+    "video": "lower --video.lr or --video.gp-weight",
+}
+"""What makes a stage diverge less."""
+
+logger = logging.getLogger(__name__)
+
+
+class NonFinite(RuntimeError):
+    """Losses, gradients or weights are NaN or infinite. Answered by starting the workers again from the newest commit."""
+
+
+class Diverged(RuntimeError):
+    """Numbers ceased to be finite again after a rollback; no further try can mend it."""
+
+
+class Guard:
+    """Takes an optimizer's step only if the loss and all gradients are finite on every worker.
+
+    Otherwise all workers leave out the same step, and with it whatever else the phase would have changed, so that weights,
+    Adam's moments and running means stay clean. Steps left out are counted for each phase: R1 may fail whenever it is due
+    while the others do well. The counts are part of no commit: they change no number, only when training gives up.
+    """
+
+    def __init__(self, name: str, ranks: Ranks, max_skipped: int) -> None:
+        self.name, self.ranks, self.max_skipped = name, ranks, max_skipped
+        self.in_a_row: dict[str, int] = {}
+        self._skipped = 0
+
+    def descend(self, phase: str, optimizer: torch.optim.Optimizer, loss: Tensor, images: int) -> bool:
+        """Take the optimizer's step along the gradient of `loss` and return True, or leave it out and return False.
+
+        Raises NonFinite, on all workers at once, when more than `max_skipped` steps of the phase were left out in a row.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        # DDP has averaged the gradients, so they are the same everywhere; the loss is this worker's own.
+        if self.ranks.all(_finite([loss.detach(), *_gradients(optimizer)])):
+            optimizer.step()
+            self.in_a_row[phase] = 0
+            return True
+        self._skip(phase, images)
+        return False
+
+    def _skip(self, phase: str, images: int) -> None:
+        self._skipped += 1
+        self.in_a_row[phase] = count = self.in_a_row.get(phase, 0) + 1
+        what = f"{self.name}: loss or gradients of {phase} not finite after {images} {UNITS[self.name]}"
+        if count > self.max_skipped:
+            raise NonFinite(f"{what}, {count} times in a row")
+        if self.ranks.rank == 0:
+            logger.warning("%s: this step is left out (%d in a row, at most %d)", what, count, self.max_skipped)
+
+    def take_skipped(self, device: torch.device) -> Tensor:
+        """How many steps were left out since the last call, as a scalar to log."""
+        skipped, self._skipped = self._skipped, 0
+        return torch.tensor(float(skipped), device=device)
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _finite(tensors: list[Tensor]) -> Tensor:
+    """Whether all are finite, as a scalar; by the largest absolute value of each, which NaN passes through and nothing overflows."""
+    return torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all()
+
+
+def place_of(commits: Commits, commit: Commit | None) -> str:
+    """Where training can go on, for people to read."""
+    return (
+        f"the commit at {commit.images} ({commits.store.uri}/commits/{commit.name}.json)" if commit else "the start, as there is no commit"
+    )
+
+
+class Rollbacks:
+    """What the driver of a stage answers to NonFinite: once, for each commit, training goes on from there again.
+
+    That mends a passing fault: a flipped bit, a faulty device. Randomness is stateless, so the same commit leads to the
+    same samples, and a fault of the numbers themselves comes back; then only other settings help.
+    """
+
+    def __init__(self, commits: Commits, name: str) -> None:
+        self.commits, self.name = commits, name
+        self.answered: set[str] = set()
+
+    def answer(self, error: NonFinite) -> None:
+        """Return when the workers are to start again from the newest commit. Raises Diverged when they have, to no avail."""
+        commit = self.commits.newest()
+        place = place_of(self.commits, commit)
+        if place in self.answered:
+            raise Diverged(f"{error}, again after going on from {place}; {LOWER[self.name]}, with another --name") from None
+        self.answered.add(place)

@@ -1,0 +1,157 @@
+"""One of two workers whose numbers or storage fail: `python faulty_workers.py RANK FOLDER numbers|storage`.
+
+Run as a script for each gloo worker, and imported by the test.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mvgan.storage.commit import Commits
+from mvgan.storage.uri import LocalStore
+from mvgan.train.committer import Committer
+from mvgan.train.guard import NonFinite
+from mvgan.train.outbox import Outbox
+from mvgan.train.pairs import PairStage
+from mvgan.train.ranks import Ranks
+from mvgan.train.stage import Plan, fit
+from mvgan.train.state import Progress
+from tests.unit.train.two_workers import batch_of, build
+
+
+STEPS, FAULT, WORLD = 4, 2, 2
+CASES = [("pairs", "G"), ("pairs", "path length"), ("pairs", "D"), ("pairs", "R1"), ("video", "d_v"), ("video", "latent")]
+"""Stage and phase; all phases are due at the faulty step."""
+
+
+def around(stage: Any, name: str, call: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> None:
+    """Put `call` around the function `name` of `stage`."""
+    original = getattr(stage, name)
+    setattr(stage, name, lambda *args: call(original, args))
+
+
+def faulty(stage: Any, phase: str, rank: int, at: Callable[[int], bool]) -> None:
+    """On the second worker a gradient hook makes NaN of one weight's gradient, while `phase` goes backward at these images."""
+
+    def descend(original: Callable[..., bool], args: tuple[Any, ...]) -> bool:
+        if rank != 1 or args[0] != phase or not at(args[3]):
+            return original(*args)
+        parameter = next(p for p in args[1].param_groups[0]["params"] if p.requires_grad)
+        hook = parameter.register_hook(lambda grad: grad * float("nan"))
+        try:
+            return original(*args)
+        finally:
+            hook.remove()
+
+    around(stage.guard, "descend", descend)
+
+
+def omitting(stage: Any, phase: str, at: Callable[[int], bool]) -> None:
+    """The reference, on every worker: all is finite, but the optimizer takes no step, and what goes with it is put back."""
+
+    def descend(original: Callable[..., bool], args: tuple[Any, ...]) -> bool:
+        optimizer = args[1]
+        if args[0] == phase and at(args[3]):
+            optimizer.step = lambda: None
+        try:
+            return original(*args)
+        finally:
+            vars(optimizer).pop("step", None)
+
+    around(stage.guard, "descend", descend)
+    if isinstance(stage, PairStage):
+
+        def generator(original: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+            kept = stage.generator.mapping.w_avg.clone()
+            stats = original(*args)
+            if phase == "G" and at(args[0].images):
+                stage.generator.mapping.w_avg.copy_(kept)
+            return stats
+
+        def path_length(original: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+            kept = stage.pl_mean
+            stats = original(*args)
+            if phase == "path length" and at(args[0].images):
+                stage.pl_mean = kept
+            return stats
+
+        around(stage, "_step_generator", generator)
+        around(stage, "_step_path_length", path_length)
+
+
+def train(stage: Any, name: str, ranks: Ranks) -> list[float]:
+    """Skipped steps of each step."""
+    skipped = []
+    for step in range(STEPS):
+        progress = Progress(step * ranks.batch)
+        skipped.append(stage.step(batch_of(name, ranks, progress.images), progress)["skipped_steps"].item())
+    return skipped
+
+
+def numbers(rank: int, folder: Path) -> None:
+    """What becomes of a fault at one step, of the same run with that step omitted, and of a fault that stays."""
+    ranks = Ranks(2, 2, rank, WORLD)
+    for name, phase in CASES:
+        for kind in ("faulty", "omitting"):
+            stage = build(name, ranks)
+            once = (FAULT * ranks.batch).__eq__
+            if kind == "faulty":
+                faulty(stage, phase, rank, once)
+            else:
+                omitting(stage, phase, once)
+            skipped = train(stage, name, ranks)
+            torch.save({"state": stage.state_dict(), "skipped": skipped}, folder / f"{name} {phase} {kind} {rank}.pt")
+    stage = build("pairs", ranks)
+    stage.guard.max_skipped = 2
+    faulty(stage, "D", rank, lambda images: images >= ranks.batch)
+    try:
+        train(stage, "pairs", ranks)
+    except NonFinite as error:
+        (folder / f"raised {rank}").write_text(str(error))
+
+
+class FullStore(LocalStore):
+    """A folder that takes no data of commits after the first."""
+
+    def write(self, path: str, data: bytes) -> None:
+        if path.startswith("data/") and not path.startswith("data/000000000004"):
+            raise OSError(28, "No space left on device")
+        super().write(path, data)
+
+    def at(self, sub: str) -> "FullStore":
+        return FullStore(self._file(sub))
+
+
+def storage(rank: int, folder: Path) -> None:
+    """Train for ever; the first worker commits each step."""
+    ranks = Ranks(2, 2, rank, WORLD)
+    plan = Plan(total=10**6, batch=ranks.batch, tick=10**6, commit=ranks.batch)
+    hooks = []
+    if rank == 0:
+        store = FullStore(folder / "run")
+        commits = Commits(store, "pairs")
+        hooks.append(Committer("pairs", commits, commits.claim({}), plan, [], Outbox(store, print), print, 3, None))
+
+    def batches() -> Any:
+        images = 0
+        while True:
+            yield batch_of("pairs", ranks, images)
+            images += ranks.batch
+
+    fit(build("pairs", ranks), batches(), Progress(), plan, hooks)
+
+
+def main(rank: int, folder: Path, what: str) -> None:
+    """Train as one of two workers."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous {what}", rank=rank, world_size=WORLD)
+    {"numbers": numbers, "storage": storage}[what](rank, folder)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
