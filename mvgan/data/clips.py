@@ -3,6 +3,7 @@
 `settings` are those of a shard set (`mvgan.data.ingest.shard_settings`), a plain dictionary.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -74,28 +75,33 @@ def encode_video(file: BinaryIO, settings: dict[str, Any], emit: Emit) -> dict[s
     """
     video = Video(file, settings["max_pixels"])
     clock = Clock(video.tick)
-    wanted = settings["resample_fps"]
     pictures = _timed(video, clock, settings["max_frames"])
-    rate = video.rate
+    rate = wanted = _wanted_rate(settings)
     if wanted is not None:
-        rate = Fraction(wanted).limit_denominator(1001)
-        pictures = resampled(pictures, video.rate, rate, settings["max_frames"])
-    facts = _encode(pictures, rate or UNKNOWN_FPS, settings, emit, lambda: video.damaged)
+        pictures = resampled(pictures, video.rate, wanted, settings["max_frames"])
+    facts = _encode(pictures, wanted or video.rate or UNKNOWN_FPS, settings, emit, lambda: video.damaged)
     notes = list(video.notes)
-    fps = rate if wanted is not None else _believed_rate(video.rate, clock, notes)
     if clock.faults:
         notes.append(f"{clock.faults} of its {clock.count} time stamps are missing or do not increase")
-    known = video.rate or clock.rate
-    if wanted is not None and known is not None:
-        notes.append(f"resampled from {float(known):.6g} frames a second")
-    extra = {"damaged": video.damaged, "notes": notes, "variable_rate": clock.variable()}
-    return {**facts, "fps": float(fps), **{name: value for name, value in extra.items() if value}}
+    if rate is None:
+        rate = believed_rate(video.rate, clock, notes)
+    else:
+        notes.append(f"resampled from {float(video.rate or clock.rate or 0):.6g} frames a second")
+    return {**facts, "fps": float(rate), **_said(damaged=video.damaged, notes=notes, variable_rate=clock.variable())}
+
+
+def _wanted_rate(settings: dict[str, Any]) -> Fraction | None:
+    wanted = settings["resample_fps"]
+    return None if wanted is None else Fraction(wanted).limit_denominator(1001)
+
+
+def _said(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
 
 
 def encode_folder(files: Callable[[int], BinaryIO], names: list[str], settings: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Code numbered pictures, of which `files` opens one after the other, as `encode_video` does a video."""
     given = Fraction(settings["fps"])
-    wanted = settings["resample_fps"]
     notes: list[str] = []
     damage: list[str] = []
 
@@ -103,7 +109,7 @@ def encode_folder(files: Callable[[int], BinaryIO], names: list[str], settings: 
         for index, name in enumerate(names):
             try:
                 video = Video(files(index), settings["max_pixels"], PICTURES)
-                picture = next(iter(video), None)
+                drawn = list(itertools.islice(video, 1))
             except OverLimit:
                 raise
             except Undecodable as error:
@@ -111,16 +117,13 @@ def encode_folder(files: Callable[[int], BinaryIO], names: list[str], settings: 
                     raise Undecodable(f"frame {name} {error}") from error
                 damage.append(f"breaks off after {index} frames: frame {name} {error}")
                 return
-            assert picture is not None  # a video without a frame raises
             notes.extend(note for note in video.notes if note not in notes)
-            yield picture._replace(time=index / given)
+            yield drawn[0]._replace(time=index / given)
 
-    rate = given if wanted is None else Fraction(wanted).limit_denominator(1001)
-    drawn = pictures() if wanted is None else resampled(pictures(), given, rate, settings["max_frames"])
-    facts = _encode(drawn, rate, settings, emit, lambda: damage[0] if damage else None)
-    extra = {"damaged": damage[0] if damage else None, "notes": notes}
-    fps = settings["fps"] if wanted is None else float(rate)
-    return {**facts, "fps": fps, **{name: value for name, value in extra.items() if value}}
+    rate = wanted = _wanted_rate(settings)
+    drawn = pictures() if wanted is None else resampled(pictures(), given, wanted, settings["max_frames"])
+    facts = _encode(drawn, rate or given, settings, emit, lambda: damage[0] if damage else None)
+    return {**facts, "fps": float(rate or given), **_said(damaged=damage[0] if damage else None, notes=notes)}
 
 
 def _encode(
@@ -161,8 +164,11 @@ def _timed(video: Video, clock: Clock, most: int) -> Iterator[Picture]:
         yield picture
 
 
-def _believed_rate(header: Fraction | None, clock: Clock, notes: list[str]) -> Fraction:
-    """The rate of the header, unless it is absurd and the time stamps say otherwise."""
+def believed_rate(header: Fraction | None, clock: Clock, notes: list[str]) -> Fraction:
+    """The rate of the header, unless it is absurd and the time stamps say otherwise; what is odd about it goes to `notes`.
+
+    Raises Undecodable when neither says anything.
+    """
     measured = clock.rate
     if header is None:
         if measured is None:

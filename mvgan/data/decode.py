@@ -87,7 +87,8 @@ class Video:
     """
 
     def __init__(self, file: BinaryIO, max_pixels: int = MAX_PIXELS, containers: str = CONTAINERS) -> None:
-        options = {"format_whitelist": containers, "protocol_whitelist": "none", "max_pixels": str(max_pixels), "threads": "1"}
+        decoder = {"max_pixels": str(2 * max_pixels + 65536), "threads": "1"}  # it counts rows padded to 64 pixels: we count below
+        options = {"format_whitelist": containers, "protocol_whitelist": "none", **decoder}
         self._container: Any
         try:
             # An open file and never its name: libavformat would take some names for addresses or patterns.
@@ -96,7 +97,11 @@ class Video:
             raise
         except Exception as error:  # the library raises far more than its own classes, UnicodeDecodeError for one
             raise Undecodable(f"cannot be opened: {_opening_reason(error)}") from error
-        self._stream = _largest_stream(self._container, max_pixels)
+        self._max_pixels = max_pixels
+        self._stream = _largest_stream(self._container)
+        self._check_size(self._stream.codec_context)
+        self._stream.codec_context.thread_count = 1  # tasks share a machine by whole cores
+        self._stream.codec_context.options = decoder
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate: Fraction | None = Fraction(rate) if rate else None
         self.tick = Fraction(self._stream.time_base or 0)
@@ -104,6 +109,11 @@ class Video:
         self.notes: list[str] = []
         if self._stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it apart, and it is not even decoded
             self._note("transparency is dropped")
+
+    def _check_size(self, shown: Any) -> None:
+        """Of the stream, and of each frame: the size may change within the stream."""
+        if shown.width * shown.height > self._max_pixels:
+            raise OverLimit(f"is of {shown.width}x{shown.height} pixels; ingest.max_pixels is {self._max_pixels}")
 
     def _note(self, words: str) -> None:
         if words not in self.notes:
@@ -117,9 +127,9 @@ class Video:
         with self._container:
             while True:
                 try:
-                    frame = next(frames, None)
+                    frame: Any = next(frames, None)
                     picture = None if frame is None else self._picture(frame, reformatter)
-                except MemoryError:
+                except (MemoryError, OverLimit):
                     raise
                 except Exception as error:
                     self._ended(count, concealed, f"breaks off after {count} frames: {_reason(error)}")
@@ -144,6 +154,7 @@ class Video:
         self.damaged = "; ".join(part for part in (damage, hidden) if part) or None
 
     def _picture(self, frame: Any, reformatter: VideoReformatter) -> Picture:
+        self._check_size(frame)
         if any(component.is_alpha for component in frame.format.components):
             self._note("transparency is dropped")
         image, aspect = _rgb(frame, reformatter), self._aspect()
@@ -168,18 +179,12 @@ class Video:
         return aspect
 
 
-def _largest_stream(container: Any, max_pixels: int) -> Any:
+def _largest_stream(container: Any) -> Any:
     streams = [stream for stream in container.streams.video if stream.codec_context is not None]
     streams = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
     if not streams:
         raise Undecodable("has no video stream")
-    stream = max(streams, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > max_pixels:
-        raise OverLimit(f"is of {width}x{height} pixels; ingest.max_pixels is {max_pixels}")
-    stream.codec_context.thread_count = 1  # tasks share a machine by whole cores
-    stream.codec_context.options = {"max_pixels": str(max_pixels)}  # the size may change within the stream
-    return stream
+    return max(streams, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
 
 
 def _rgb(frame: Any, reformatter: VideoReformatter, colorspace: Colorspace | None = None) -> np.ndarray:
