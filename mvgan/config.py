@@ -51,6 +51,22 @@ class Ingest:
     """Size at which a shard is closed, in MB."""
     fps: Annotated[float | None, tyro.conf.arg(prefix_name=False)] = None
     """Frame rate of folders of numbered frames (videos carry their own)."""
+    resample_fps: float | None = None
+    """Bring videos to this constant frame rate, each frame the one nearest in time; else frames are taken as they come."""
+    min_frames: int = 2
+    """Frames below which a video is rejected as too short; a pair needs two."""
+    min_size: int = 16
+    """Pixels of the shorter side below which a video is rejected as too small."""
+    max_pixels: int = 4096 * 4096
+    """Most pixels of a frame; more are refused before they are decoded."""
+    max_frames: int = 1_000_000
+    """Most frames of a video; a longer one is rejected."""
+    max_mb: int = 16384
+    """Largest source, in MB."""
+    max_seconds: float = 1800
+    """Longest time to decode and code one source; then its process is killed and it is rejected."""
+    memory_mb: int = 2048
+    """Most memory of the process that decodes, in MB, some 200 of them for itself."""
     max_rejected: float = 0.5
     """Share of undecodable files above which ingest stops."""
 
@@ -342,6 +358,10 @@ def validate(run: Run) -> Run:
         raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
     if not 0 <= run.ingest.qp <= 51:
         raise InputError(f"ingest.qp {run.ingest.qp} is not between 0 and 51")
+    if run.ingest.min_frames < 2:
+        raise InputError(f"ingest.min_frames is {run.ingest.min_frames}; a pair needs 2")
+    if run.ingest.memory_mb < 256:
+        raise InputError(f"ingest.memory_mb is {run.ingest.memory_mb}; a decoding process needs at least 256")
     return run
 
 

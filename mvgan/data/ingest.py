@@ -6,18 +6,19 @@ groups are done. A finished group leaves a record beside its shards, so work tha
 
 import dataclasses
 import hashlib
-import io
 import json
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from mvgan.config import InputError, Run, differences, to_dict
+from mvgan.config import Ingest, InputError, Run, differences, to_dict
 from mvgan.data import decode
-from mvgan.data.decode import Undecodable, decode_image, decode_video, encode_piece, resize_square
-from mvgan.data.shards import FORMAT_VERSION, MANIFEST, Piece, ShardSet, pack_shard, read_manifest
+from mvgan.data.decode import OverLimit, Undecodable
+from mvgan.data.sandbox import Sandbox, borrowed
+from mvgan.data.shards import FORMAT_VERSION, MANIFEST, Piece, ShardSet, check_files, pack_shard, read_manifest
 from mvgan.data.sources import Source, list_sources
 from mvgan.storage.uri import LocalStore, Store, open_store
 
@@ -143,7 +144,8 @@ def begin(plan: Plan) -> dict[str, Any] | None:
 
 
 def _check_identity(store: Store, found: dict[str, Any], plan: Plan) -> None:
-    changed = differences(found.get("settings", {}), plan.settings)
+    # A setting that came later counts as its default in what was made before.
+    changed = differences({**to_dict(Ingest()), **found.get("settings", {}), "max_rejected": None}, {**plan.settings, "max_rejected": None})
     advice = "give another --out or delete that folder"
     if changed:
         text = ", ".join(f"{name} {old} (now {new})" for name, (old, new) in changed.items())
@@ -157,7 +159,7 @@ def ingest_group(group: Group) -> dict[str, Any]:
     """Turn the sources of `group` into shards; returns and writes its record. Done work is found and not repeated.
 
     The record has `shards` (path, rows, bytes, sha256), `videos` (their `shard` counts within the group) and
-    `rejected` (source, reason).
+    `rejected` (source, kind, reason).
     """
     store = open_store(group.out)
     path = f"shards/{group.index:05d}.json"
@@ -166,14 +168,15 @@ def ingest_group(group: Group) -> dict[str, Any]:
         return record
     writer = _Writer(store, group)
     videos, rejected = [], []
-    for source in group.sources:
-        try:
-            video, pieces = encode_source(open_store(group.videos), source, group.settings)
-        except Undecodable as error:
-            rejected.append({"source": source.path, "reason": str(error)})
-            continue
-        shard, first_row = writer.add(pieces)
-        videos.append({**video, "shard": shard, "first_row": first_row})
+    with borrowed() as sandbox:
+        for source in group.sources:
+            try:
+                video, pieces = encode_source(open_store(group.videos), source, group.settings, sandbox)
+            except Undecodable as error:
+                rejected.append({"source": source.path, "kind": error.kind, "reason": str(error)})
+                continue
+            shard, first_row = writer.add(pieces)
+            videos.append({**video, "shard": shard, "first_row": first_row})
     record = {"key": group.key, "group": group.index, "shards": writer.close(), "videos": videos, "rejected": rejected}
     store.write(path, json.dumps(record).encode())
     return record
@@ -224,68 +227,61 @@ class _Writer:
         return self._shards
 
 
-def encode_source(store: Store, source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Piece]]:
+def encode_source(store: Store, source: Source, settings: dict[str, Any], sandbox: Sandbox) -> tuple[dict[str, Any], list[Piece]]:
     """The pieces of one source, and its manifest entry but for the place in a shard. Raises Undecodable."""
-    fps, frames = _open_source(store, source, settings["fps"])
+    if source.num_bytes > settings["max_mb"] * MB:
+        raise OverLimit(f"is of {source.num_bytes} bytes; ingest.max_mb is {settings['max_mb']}")
+    facts, coded = sandbox.encode(source.files, source.is_folder, settings, lambda number: _open_file(store, source.files[number]))
     pieces: list[Piece] = []
-    piece: list[np.ndarray] = []
-    size, count = (0, 0), 0
-
-    def close_piece() -> None:
-        data = encode_piece(np.stack(piece), fps, settings["qp"])
-        pieces.append(Piece(data, source.id, len(pieces), count - len(piece), len(piece), fps))
-        piece.clear()
-
-    for frame in frames:
-        size = size if count else frame.shape[:2]
-        piece.append(resize_square(frame, settings["resolution"]))
-        count += 1
-        if len(piece) == settings["frames_per_piece"]:
-            close_piece()
-    if count < 2:
-        raise Undecodable(f"has {count} frames; a video has at least 2")
-    if piece:
-        close_piece()
-    return {"id": source.id, "source": source.path, "num_frames": count, "fps": fps, "width": size[1], "height": size[0]}, pieces
+    start = 0
+    for data, length in coded:
+        pieces.append(Piece(data, source.id, len(pieces), start, length, facts["fps"]))
+        start += length
+    return {"id": source.id, "source": source.path, **facts}, pieces
 
 
-def _open_source(store: Store, source: Source, fps: float | None) -> tuple[float, Iterator[np.ndarray]]:
-    if source.is_folder:
-        assert fps is not None  # list_sources has seen to it
-        return fps, _folder_frames(store, source)
-    path = source.files[0]
+def _open_file(store: Store, path: str) -> BinaryIO:
+    """The object as a file with a descriptor, which the decoding process can be given."""
     if isinstance(store, LocalStore):
-        with store.open(path) as file:  # a file that cannot be read is no undecodable video, but an error
-            return decode_video(file.name)
-    return decode_video(io.BytesIO(store.read(path)))
-
-
-def _folder_frames(store: Store, source: Source) -> Iterator[np.ndarray]:
-    for path in source.files:
-        try:
-            yield decode_image(store.read(path))
-        except Undecodable as error:
-            raise Undecodable(f"frame {path} {error}") from error
+        return store.open(path)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (who asked for it closes it)
+    file.write(store.read(path))
+    file.seek(0)
+    return cast(BinaryIO, file)
 
 
 def finish(plan: Plan, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Join the records of all groups, in any order, and write the manifest.
 
-    Raises InputError when every source was rejected, or a larger share than `max_rejected`; the shards stay, so
-    that the same command with a higher share goes on from them.
+    Raises InputError when every source was rejected or, as soon as that is certain, a larger share than `max_rejected`;
+    the shards stay, so that the same command with a higher share goes on from them. Also when a shard has gone meanwhile.
     """
-    manifest = build_manifest(plan, records)
-    rejected = manifest["rejected"]
-    shown = "; ".join(f"{item['source']} {item['reason']}" for item in rejected[:SHOWN_REASONS])
+    done: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
+    for record in records:
+        done.append(record)
+        rejected += record["rejected"]
+        if len(rejected) < plan.num_sources:  # all of them is told in other words below
+            _check_share(plan, rejected)
+    manifest = build_manifest(plan, done)
     if not manifest["videos"]:
-        raise InputError(f"none of the {plan.num_sources} videos of {plan.videos} can be used: {shown}")
+        raise InputError(f"none of the {plan.num_sources} videos of {plan.videos} can be used: {_shown(rejected)}")
+    store = open_store(plan.out)
+    check_files(store, manifest, verify=False)
+    store.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def _check_share(plan: Plan, rejected: list[dict[str, Any]]) -> None:
     if len(rejected) > plan.max_rejected * plan.num_sources:
         raise InputError(
             f"{len(rejected)} of {plan.num_sources} videos of {plan.videos} were rejected, "
-            f"more than ingest.max_rejected {plan.max_rejected}: {shown}"
+            f"more than ingest.max_rejected {plan.max_rejected}: {_shown(rejected)}"
         )
-    open_store(plan.out).write(MANIFEST, json.dumps(manifest, indent=1).encode())
-    return manifest
+
+
+def _shown(rejected: list[dict[str, Any]]) -> str:
+    return "; ".join(f"{item['source']} {item['reason']}" for item in rejected[:SHOWN_REASONS])
 
 
 def build_manifest(plan: Plan, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -321,9 +317,9 @@ def length_statistics(lengths: list[int]) -> dict[str, float]:
 
 
 def describe(manifest: dict[str, Any], interval: tuple[int, ...]) -> list[str]:
-    """Lines for people: counts, lengths, what `interval` is in milliseconds, mixed rates, rejected sources."""
-    lengths = manifest["lengths"]
-    rates = sorted({video["fps"] for video in manifest["videos"]})
+    """Lines for people: counts, lengths, what `interval` is in milliseconds, rates, and the sources that are not as they should be."""
+    lengths, videos = manifest["lengths"], manifest["videos"]
+    rates = sorted({video["fps"] for video in videos})
     size = sum(shard["bytes"] for shard in manifest["shards"]) / MB
     lines = [
         f"{manifest['num_videos']} videos, {manifest['num_frames']} frames at {manifest['resolution']} px, "
@@ -334,5 +330,18 @@ def describe(manifest: dict[str, Any], interval: tuple[int, ...]) -> list[str]:
         spans = sorted({round(1000 * k / rate) for rate in rates})
         lines.append(f"interval {k} is {spans[0]} ms" if len(spans) == 1 else f"interval {k} is {spans[0]} to {spans[-1]} ms")
     if len(rates) > 1:
-        lines.append(f"warning: frame rates are mixed, {rates[0]:g} to {rates[-1]:g} a second, and an interval counts frames")
-    return lines + [f"rejected: {item['source']} {item['reason']}" for item in manifest["rejected"]]
+        lines.append(
+            f"warning: frame rates are mixed, {rates[0]:g} to {rates[-1]:g} a second, and an interval counts frames; "
+            "--ingest.resample-fps makes them one"
+        )
+    return lines + list(_oddities(videos)) + [f"rejected: {item['source']} {item['reason']}" for item in manifest["rejected"]]
+
+
+def _oddities(videos: list[dict[str, Any]]) -> Iterator[str]:
+    for video in videos:
+        if spread := video.get("variable_rate"):
+            span = f"{spread['min_ms']:g} to {spread['max_ms']:g} ms a frame, {spread['distinct']} durations"
+            yield f"variable frame rate: {video['source']} {span}"
+    for video in videos:
+        yield from (f"note: {video['source']} {note}" for note in video.get("notes", ()))
+    yield from (f"damaged: {video['source']} {video['damaged']}" for video in videos if "damaged" in video)

@@ -135,7 +135,7 @@ class ShardSet:
         manifest = read_manifest(store)
         if manifest is None:
             raise InputError(f"{store.uri} holds no finished shard set (no {MANIFEST}); run ingest with --out {store.uri}")
-        _check_files(store, manifest, verify)
+        check_files(store, manifest, verify)
         return cls(store.uri, manifest)
 
     def __reduce__(self) -> tuple[type["ShardSet"], tuple[str, dict[str, Any]]]:
@@ -211,7 +211,8 @@ def read_manifest(store: Store) -> dict[str, Any] | None:
     return dict(manifest)
 
 
-def _check_files(store: Store, manifest: dict[str, Any], verify: bool) -> None:
+def check_files(store: Store, manifest: dict[str, Any], verify: bool) -> None:
+    """Raises InputError when a shard of `manifest` is missing, or of another size or, with `verify`, of other content."""
     sizes = store.list("shards/")
     hashed = verify and sum(shard["bytes"] for shard in manifest["shards"]) < HASHED_BYTES
     for shard in manifest["shards"]:

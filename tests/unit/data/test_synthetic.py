@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mvgan.config import InputError
-from mvgan.data.decode import decode_video, resize_square
+from mvgan.data.decode import Video, resize_square
 from mvgan.data.synthetic import factors, render_clip, render_set
 
 
@@ -71,10 +71,11 @@ def test_files_hold_the_clips_and_their_factors(tmp_path: Path) -> None:
     paths = render_set(str(tmp_path), num_videos=2, num_frames=6, size=32, seed=1)
     written = json.loads((tmp_path / "factors.json").read_text())
     for path, (content, motion) in zip(paths, factors(2, 6, seed=1), strict=True):
-        rate, frames = decode_video(path)
-        decoded = np.stack(list(frames)).transpose(0, 3, 1, 2).astype(float)
+        with open(path, "rb") as file:
+            video = Video(file)
+            decoded = np.stack([picture.image for picture in video]).transpose(0, 3, 1, 2).astype(float)
         clip = render_clip(content, motion, 32)
-        assert rate == 25 and decoded.shape == clip.shape
+        assert video.rate == 25 and decoded.shape == clip.shape
         assert np.abs(decoded.mean(1) - clip.mean(1)).mean() < 6  # brightness: colour is stored at half resolution
         entry = written["videos"][Path(path).name]
         assert entry["content"]["hair_shape"] == content.hair_shape
