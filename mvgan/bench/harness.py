@@ -16,6 +16,8 @@ from mvgan.config import InputError
 
 SAMPLE_S = 0.5
 """Time between two looks at the memory of a turn."""
+TICK_S = 0.01
+"""What Linux counts CPU time in."""
 MB = 2**20
 
 
@@ -51,7 +53,7 @@ class Turn:
     @property
     def per_core_s(self) -> float:
         """Items per second of one core's time."""
-        return self.items / self.cpu_s
+        return self.items / max(self.cpu_s, TICK_S)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,20 +85,22 @@ def test_shards_that_were_made_again_are_refused(shards: ShardSet) -> None:
 def test_scheduling_is_paced(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of the scheduler while the stream is ahead and nothing is read, with and without the pause."""
 
+    steps = itertools.count()
+    step = pace.Pace.on_execution_step
+
+    def counted(self: pace.Pace, executor: object) -> None:
+        next(steps)
+        step(self, executor)
+
     def steps_per_s(pause: float) -> float:
         monkeypatch.setattr(pace, "STEP_S", pause)
-        count = itertools.count()
-        step = pace.Pace.on_execution_step
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pace.Pace, "on_execution_step", lambda self, executor: (next(count), step(self, executor)) and None)
-            rows = stream(shards, 4000, Limits(1, 1 * MB)).rows()
-            next(rows)
-            before, started = next(count), time.monotonic()
-            time.sleep(1.5)
-            steps = next(count) - before - 1
-            rows.close()  # type: ignore[attr-defined]
-            return steps / (time.monotonic() - started)
+        rows = stream(shards, 4000, Limits(1, 1 * MB)).rows()
+        next(rows)
+        before, started = next(steps), time.monotonic()
+        time.sleep(1.5)
+        return (next(steps) - before - 1) / (time.monotonic() - started)
 
+    monkeypatch.setattr(pace.Pace, "on_execution_step", counted)
     default = pace.STEP_S
     assert 1 < steps_per_s(default) <= 1 / default
     assert steps_per_s(0) > 2 / default, "Ray no longer spins: the pace may go"
