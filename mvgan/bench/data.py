@@ -19,7 +19,7 @@ from mvgan.data.shards import MANIFEST, ShardSet
 from mvgan.data.synthetic import FPS, draw_content, draw_motion, render_clip
 from mvgan.data.windows import decode_window, pair_windows
 from mvgan.media import encode_video
-from mvgan.storage.uri import LocalStore, open_store
+from mvgan.storage.uri import open_store
 
 
 NUM_CLIPS, NUM_FRAMES = 16, 256
@@ -49,7 +49,7 @@ def benchmark(videos: str, data: str, copy: str | None, run: Run, streamed: Call
 
 def make_shards(videos: str, folder: str, run: Run) -> str:
     """The URI of shards of the local `videos` below `folder`, made once. Raises InputError for videos on S3."""
-    if not isinstance(open_store(videos), LocalStore):
+    if open_store(videos).uri.startswith("s3://"):
         raise InputError(f"{videos} is on S3, where OpenCV cannot read; give --videos a local folder")
     plan = plan_ingest(videos, f"{folder}/{Path(videos).name}-{run.resolution}", run)
     if begin(plan) is None:
@@ -68,7 +68,7 @@ def render_clips(folder: Path, size: int) -> str:
             print(f"render: {path}", flush=True)
             rng = np.random.default_rng(number)
             content, motion = draw_content(rng), draw_motion(rng, PAINTED)
-            LocalStore(folder).write(path.name, encode_video(render_clip(content, motion, size)[turns], FPS, ".mp4"))
+            open_store(folder).write(path.name, encode_video(render_clip(content, motion, size)[turns], FPS, ".mp4"))
     return str(folder)
 
 
