@@ -6,7 +6,7 @@ no B-frames, 4:4:4 so that colours keep their resolution. All frames here are ui
 
 import errno
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, BinaryIO, NamedTuple
 
@@ -298,16 +298,38 @@ def encode_piece(frames: np.ndarray, fps: float, qp: int) -> bytes:
     return b"".join(bytes(packet) for packet in packets + codec.encode(None))
 
 
-def decode_piece(data: bytes) -> np.ndarray:
-    """The frames `[t, h, w, 3]` of a piece. Raises Undecodable."""
+def decode_piece(data: bytes, places: Sequence[int] | None = None) -> np.ndarray:
+    """The frames `[t, h, w, 3]` of a piece: all, or those at `places`, ascending; what comes after the last is not decoded.
+
+    Raises Undecodable, also when the piece has no frame at one of the places.
+    """
     codec: Any = av.CodecContext.create("h264", "r")
     codec.thread_count = 1
-    reformatter = VideoReformatter()
     try:
         packets = codec.parse(data) + codec.parse(None)
+        if places is not None:
+            packets = packets[: max(places) + 1]  # without B-frames a packet is a frame
         frames = [frame for packet in [*packets, None] for frame in codec.decode(packet)]
         if not frames:
             raise Undecodable("holds no frame")
-        return np.stack([_rgb(frame, reformatter, _BT601) for frame in frames])
+        if places is not None:
+            if len(frames) <= max(places):
+                raise Undecodable(f"decodes to {len(frames)} frames")
+            frames = [frames[place] for place in places]
+        return _planar(frames)
     except (av.FFmpegError, ValueError) as error:
         raise Undecodable(_reason(error)) from error
+
+
+def _planar(frames: list[Any]) -> np.ndarray:
+    """Decoded frames as RGB `[t, h, w, 3]`, laid out as `[t, 3, h, w]`: what training wants, without a turn from packed pixels."""
+    height, width = frames[0].height, frames[0].width
+    reformatter = VideoReformatter()
+    images = np.empty((len(frames), 3, height, width), np.uint8)
+    for image, frame in zip(images, frames, strict=True):
+        if (frame.height, frame.width) != (height, width):
+            raise Undecodable("changes its size")
+        planes: Any = reformatter.reformat(frame, format="gbrp", src_colorspace=_BT601, interpolation=_EXACT, threads=1).planes
+        for channel, plane in enumerate((2, 0, 1)):
+            image[channel] = np.frombuffer(planes[plane], np.uint8).reshape(height, -1)[:, :width]
+    return images.transpose(0, 2, 3, 1)

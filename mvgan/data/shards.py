@@ -148,9 +148,10 @@ class ShardSet:
         """How many pieces `video` has."""
         return -(-int(self.lengths[video]) // self.frames_per_piece)
 
-    def frames(self, video: int, piece: int) -> np.ndarray:
+    def frames(self, video: int, piece: int, places: Sequence[int] | None = None) -> np.ndarray:
         """The frames uint8 `[t, 3, h, w]` of piece number `piece` of `video`; t falls short in a last piece only.
 
+        With `places`, ascending, only the frames at these places of the piece are given, and what follows them is not decoded.
         Raises InputError, naming shard and row, when the row is damaged, and IndexError when there is no such piece.
         """
         if not 0 <= piece < self.num_pieces(video):
@@ -160,10 +161,10 @@ class ShardSet:
         expected = min(self.frames_per_piece, entry["num_frames"] - piece * self.frames_per_piece)
         try:
             found = self._row(shard, row)
-            if (found["video_id"], found["piece_index"]) != (entry["id"], piece):
-                raise Undecodable(f"holds piece {found['piece_index']} of {found['video_id']!r}")
-            frames = decode_piece(found["video"])
-            if frames.shape != (expected, self.resolution, self.resolution, 3):
+            if (found["video_id"], found["piece_index"], found["num_frames"]) != (entry["id"], piece, expected):
+                raise Undecodable(f"holds piece {found['piece_index']} of {found['video_id']!r}, {found['num_frames']} frames")
+            frames = decode_piece(found["video"], places)
+            if frames.shape != (expected if places is None else len(places), self.resolution, self.resolution, 3):
                 raise Undecodable(f"decodes to frames {frames.shape}")
         except (ConnectionError, TimeoutError, PermissionError) as error:
             raise InputError(

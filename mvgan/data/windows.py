@@ -32,8 +32,8 @@ class Shards(Protocol):
     def lengths(self) -> Ints:
         """Frames of each video [num_videos]."""
 
-    def frames(self, video: int, piece: int) -> Frames:
-        """The decoded frames of one piece [t, 3, h, w]."""
+    def frames(self, video: int, piece: int, places: Sequence[int]) -> Frames:
+        """The frames at `places`, ascending, of one piece [places, 3, h, w]."""
 
 
 @dataclass(frozen=True)
@@ -196,19 +196,21 @@ def clip_windows(shards: Shards, run: Run, purpose: str = "train") -> Windows:
 
 
 def decode_window(shards: Shards, items: Sequence[Item]) -> Frames:
-    """The frames of `items` [items, frames, 3, h, w]; each piece is decoded once and then let go."""
-    wanted: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    """The frames of `items` [items, frames, 3, h, w]; each piece is decoded once, as far as it is needed, and then let go."""
+    wanted: dict[tuple[int, int], dict[int, list[tuple[int, int]]]] = {}
     for i, item in enumerate(items):
         for j, frame in enumerate(item.frames):
             piece, place = divmod(frame, shards.frames_per_piece)
-            wanted.setdefault((item.video, piece), []).append((i, j, place))
+            wanted.setdefault((item.video, piece), {}).setdefault(place, []).append((i, j))
     out: Frames | None = None
     for (video, piece), uses in sorted(wanted.items()):
-        frames = shards.frames(video, piece)
+        places = sorted(uses)
+        frames = shards.frames(video, piece, places)
         if out is None:
             out = np.empty((len(items), len(items[0].frames), *frames.shape[1:]), dtype=np.uint8)
-        for i, j, place in uses:
-            out[i, j] = frames[place, ..., ::-1] if items[i].mirror else frames[place]
+        for place, frame in zip(places, frames, strict=True):
+            for i, j in uses[place]:
+                out[i, j] = frame[..., ::-1] if items[i].mirror else frame
     if out is None:
         raise ValueError("a window without items has no frames")
     return out

@@ -1,47 +1,117 @@
 """Windows through Ray Data: each worker has its own ordered stream of the windows of its logical shards."""
 
 import functools
-import itertools
 import math
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
-from ray.data import DataIterator, ExecutionResources
-from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data import Dataset, ExecutionResources
 from ray.train import DataConfig
 from torch import Tensor
 
+from mvgan.config import InputError, Run
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Windows, decode_window
+from mvgan.distributed.pace import set_pace
 from mvgan.distributed.resources import DECODE_CPUS
-from mvgan.storage.run import RunFolder, read_run
+from mvgan.storage.run import read_run
 from mvgan.train.ranks import Ranks
-from mvgan.train.session import Batches, batches_from_windows, chunks_of, group_of, num_shards, plan_of, window_order, windows_of
+from mvgan.train.session import Batches, batches_from_windows, group_of, num_shards, plan_of, window_at, windows_of
 
 
 WINDOWS_PER_TASK = 8
-"""Windows that one decoding task yields one by one, as long as that makes no more than MOST_TASKS."""
+"""Windows that one decoding task yields one by one: what a lost task repeats."""
 
-MOST_TASKS = 4096
-"""Tasks of one stream: each costs the scheduler some memory and time at every start."""
+TASKS_PER_SEGMENT = 1024
+"""Tasks of one execution of Ray Data, which lists them all, each an object in the store, before the first begins."""
+
+BLOCK_BYTES = 64 * 2**20
+"""Most bytes of a block, but for a window that is larger alone."""
+
+STORE_SHARE = 0.25
+"""Share of the object store that the streams of all workers may fill together."""
 
 
-STEP_S = 0.02
-"""Least time between two scheduling steps of a stream."""
+@dataclass(frozen=True)
+class Limits:
+    """What one stream may use: logical CPUs of its tasks, and bytes of blocks that wait in the object store."""
+
+    cpus: float
+    store_bytes: float
+
+    @classmethod
+    def of_cluster(cls, world: int) -> "Limits":
+        """An equal share for each of `world` workers of what the cluster has beside them."""
+        total = ray.cluster_resources()
+        cpus = max(DECODE_CPUS, (total.get("CPU", 1) - world) / world)
+        return cls(cpus, STORE_SHARE * total.get("object_store_memory", 2**30) / world)
 
 
-class _Pace(ExecutionCallback):
-    """Keeps Ray Data's scheduler from spinning.
+@dataclass(frozen=True)
+class Source:
+    """What the windows of a stage are decoded from. Goes to every decoding task: small whatever the data and the run's length."""
 
-    A stream is scheduled by a thread of the worker that reads it. While decoding is ahead of training there is nothing
-    to schedule, but the thread loops without a pause and holds the interpreter's lock: training was 3 times slower.
-    """
+    data: str
+    content_hash: str
+    run: Run
+    stage: str
 
-    def on_execution_step(self, executor: Any) -> None:
-        time.sleep(STEP_S)
+
+@functools.lru_cache(maxsize=2)
+def _opened(source: Source) -> tuple[ShardSet, Windows]:
+    """The shards and windows of a source, once a process: a manifest of many videos takes longer to read than a window."""
+    shards = ShardSet.open(source.data, verify=False)
+    if shards.content_hash != source.content_hash:
+        raise InputError(f"{source.data} is another shard set than when training started; leave it as it was, or start a new run")
+    return shards, windows_of(source.run, shards, source.stage)
+
+
+@dataclass(frozen=True)
+class WindowStream:
+    """The next `count` windows after `images` samples of the worker that `ranks` names, decoded by tasks of Ray Data."""
+
+    source: Source
+    images: int
+    ranks: Ranks
+    items_per_window: int
+    count: int
+    limits: Limits
+
+    def rows(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(window index, uint8 [items, frames, 3, h, w]) in order. The arrays lie in the object store: read only."""
+        tasks = math.ceil(self.count / WINDOWS_PER_TASK)
+        for first in range(0, tasks, TASKS_PER_SEGMENT):
+            dataset = self._segment(first, min(TASKS_PER_SEGMENT, tasks - first))
+            for row in dataset.iter_batches(batch_size=1, prefetch_batches=2, batch_format="numpy"):
+                yield int(row["window"][0]), row["frames"][0]
+
+    def windows_of_task(self, task: int) -> Iterator[int]:
+        """The windows that a task decodes: a function of its number, so that no list of them travels."""
+        for place in range(task * WINDOWS_PER_TASK, min((task + 1) * WINDOWS_PER_TASK, self.count)):
+            yield window_at(place, self.images, self.ranks, self.items_per_window)
+
+    def _segment(self, first: int, tasks: int) -> Dataset:
+        rows = ray.data.range(tasks, override_num_blocks=tasks)
+        decode = functools.partial(_decode, stream=self, first=first)
+        dataset = rows.map_batches(decode, batch_size=1, num_cpus=DECODE_CPUS)
+        set_pace(dataset.context)
+        dataset.context.target_max_block_size = BLOCK_BYTES
+        dataset.context.raise_original_map_exception = True
+        options = dataset.context.execution_options
+        options.preserve_order = True
+        options.resource_limits = ExecutionResources(cpu=self.limits.cpus, object_store_memory=self.limits.store_bytes)
+        return dataset
+
+
+def _decode(batch: dict[str, np.ndarray], stream: WindowStream, first: int) -> Iterator[dict[str, np.ndarray]]:
+    """The body of a decoding task."""
+    shards, windows = _opened(stream.source)
+    for row in batch["id"].tolist():
+        for index in stream.windows_of_task(first + row):
+            yield {"window": np.array([index]), "frames": decode_window(shards, windows[index])[None]}
 
 
 class WindowStreams(DataConfig):
@@ -54,50 +124,30 @@ class WindowStreams(DataConfig):
         super().__init__()
         self.run_uri, self.stage = run_uri, stage
 
-    def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, DataIterator]]:
-        """One stream a worker, under the name `train`."""
+    def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """One stream a worker, under the name `train`: what `ray.train.get_dataset_shard` gives there."""
         folder = read_run(self.run_uri)
         shards = ShardSet.open(folder.data, verify=False)
+        source = Source(folder.data, shards.content_hash, folder.run, self.stage)
         commit = folder.commits(self.stage).newest()
-        start = commit.images if commit else 0
-        return [{"train": _stream(folder, self.stage, shards, start, rank, world_size)} for rank in range(world_size)]
+        start, end = commit.images if commit else 0, plan_of(folder.run, self.stage, len(shards)).end
+        limits = Limits.of_cluster(world_size)
+        return [{"train": window_stream(source, shards, start, end, rank, world_size, limits)} for rank in range(world_size)]
 
 
-def _stream(folder: RunFolder, stage: str, shards: ShardSet, start: int, rank: int, world: int) -> DataIterator:
-    ranks = Ranks(num_shards(folder.run, stage), group_of(folder.run, stage), rank, world)
-    windows = windows_of(folder.run, shards, stage)
-    steps = (plan_of(folder.run, stage, len(shards)).end - start) // ranks.batch
-    turns = math.ceil((steps * ranks.group + windows.items_per_window) / windows.items_per_window)
-    order = list(itertools.islice(window_order(start, ranks, windows.items_per_window), turns * len(ranks.hosted)))
-    chunks = chunks_of(order, max(WINDOWS_PER_TASK, math.ceil(len(order) / MOST_TASKS)))
-    decode = functools.partial(_decode_chunk, shards=shards, windows=windows, chunks=chunks)
-    rows = ray.data.range(len(chunks), override_num_blocks=len(chunks))
-    dataset = rows.map_batches(decode, batch_size=1, num_cpus=DECODE_CPUS)
-    dataset.context.custom_execution_callback_classes = [_Pace]
-    dataset.context.target_max_block_size = 64 * 2**20
-    dataset.context.raise_original_map_exception = True
-    options = dataset.context.execution_options
-    options.preserve_order = True
-    cpus = max(DECODE_CPUS, (ray.cluster_resources().get("CPU", 1) - world) / world)
-    store = ray.cluster_resources().get("object_store_memory", 2**30)
-    options.resource_limits = ExecutionResources(cpu=cpus, object_store_memory=0.25 * store / world)
-    return dataset.iterator()
+def window_stream(source: Source, shards: ShardSet, start: int, end: int, rank: int, world: int, limits: Limits) -> WindowStream:
+    """The windows that worker `rank` needs to go from `start` to `end` samples of all workers."""
+    ranks = Ranks(num_shards(source.run, source.stage), group_of(source.run, source.stage), rank, world)
+    items = windows_of(source.run, shards, source.stage).items_per_window
+    steps = (end - start) // ranks.batch
+    turns = math.ceil((steps * ranks.group + items) / items)
+    return WindowStream(source, start, ranks, items, turns * len(ranks.hosted), limits)
 
 
-def _decode_chunk(
-    batch: dict[str, np.ndarray], shards: ShardSet, windows: Windows, chunks: list[list[int]]
-) -> Iterator[dict[str, np.ndarray]]:
-    for row in batch["id"]:
-        for index in chunks[row]:
-            yield {"window": np.array([index]), "frames": decode_window(shards, windows[index])[None]}
-
-
-def streamed_batches(iterator: DataIterator, items_per_window: int) -> Batches:
+def streamed_batches(stream: WindowStream) -> Batches:
     """The batches of this worker from its stream."""
 
     def batches(images: int, ranks: Ranks) -> Iterator[Tensor]:
-        rows = iterator.iter_batches(batch_size=1, prefetch_batches=2, batch_format="numpy")
-        decoded = ((int(row["window"][0]), row["frames"][0]) for row in rows)
-        return batches_from_windows(decoded, images, ranks, items_per_window)
+        return batches_from_windows(stream.rows(), images, ranks, stream.items_per_window)
 
     return batches

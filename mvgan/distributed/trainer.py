@@ -14,7 +14,6 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mvgan.config import Resources
-from mvgan.data.shards import ShardSet
 from mvgan.distributed.console import console
 from mvgan.distributed.data import WindowStreams, streamed_batches
 from mvgan.distributed.errors import answer_non_finite, raise_lasting
@@ -22,7 +21,7 @@ from mvgan.distributed.resources import check_room, worker_threads
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import Rollbacks
-from mvgan.train.session import Worker, train_worker, windows_of
+from mvgan.train.session import Worker, train_worker
 
 
 def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
@@ -73,8 +72,8 @@ def _worker(config: dict[str, Any]) -> None:
     folder = read_run(config["run"])
     context = ray.train.get_context()
     torch.set_num_threads(config["threads"] or worker_threads(context.get_local_world_size()))
-    windows = windows_of(folder.run, ShardSet.open(folder.data, verify=False), config["stage"])
-    batches = streamed_batches(ray.train.get_dataset_shard("train"), windows.items_per_window)
+    stream: Any = ray.train.get_dataset_shard("train")  # what WindowStreams gives
+    batches = streamed_batches(stream)
     place = Worker(context.get_world_rank(), context.get_world_size(), get_device(), out.say, config["max_missed_commits"])
     train_worker(folder, config["stage"], config["epoch"], batches, place)
 

@@ -3,10 +3,11 @@
 The same function serves one process and every worker of Ray Train; only where the batches come from differs.
 """
 
+import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,14 +268,17 @@ def local_batches(shards: ShardSet, run: Run, name: str) -> Batches:
 
 
 def window_order(images: int, ranks: Ranks, items_per_window: int) -> Iterator[int]:
-    """Endless window indices of a worker after `images` samples: the next window of each shard it hosts, in turn.
+    """Endless window indices of a worker after `images` samples, as `window_at` gives them."""
+    return (window_at(place, images, ranks, items_per_window) for place in itertools.count())
+
+
+def window_at(place: int, images: int, ranks: Ranks, items_per_window: int) -> int:
+    """The window that a worker reads as number `place` after `images` samples: the next of each shard it hosts, in turn.
 
     Logical shard s reads the windows s, s + S, s + 2S, ... of S shards.
     """
-    turn = images // ranks.batch * ranks.group // items_per_window
-    while True:
-        yield from (shard + turn * ranks.num_shards for shard in ranks.hosted)
-        turn += 1
+    turn, host = divmod(place, len(ranks.hosted))
+    return ranks.hosted[host] + (images // ranks.batch * ranks.group // items_per_window + turn) * ranks.num_shards
 
 
 def batches_from_windows(decoded: Iterator[tuple[int, np.ndarray]], images: int, ranks: Ranks, items_per_window: int) -> Iterator[Tensor]:
@@ -298,8 +302,3 @@ def batches_from_windows(decoded: Iterator[tuple[int, np.ndarray]], images: int,
         for start in range(place, items_per_window, ranks.group):
             yield torch.from_numpy(np.concatenate([part[start : start + ranks.group] for part in parts]))
         place = 0
-
-
-def chunks_of(order: Sequence[int], size: int) -> list[list[int]]:
-    """`order` cut into lists of `size`."""
-    return [list(order[start : start + size]) for start in range(0, len(order), size)]

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from mvgan.data.decode import OverLimit, Undecodable, Video, decode_image, decode_piece, encode_piece, resize_square
 from mvgan.data.synthetic import factors, render_clip
@@ -102,6 +103,31 @@ def test_a_piece_is_one_closed_group_and_the_same_each_time() -> None:
     assert [kind for kind in kinds if kind in (1, 5)] == [5, 1, 1, 1, 1]  # H.264 NAL types: an IDR picture, then four others
     assert kinds[0] == 7  # the parameter set comes first: the piece needs nothing from outside
     assert decode_piece(data).shape == frames.shape
+
+
+@pytest.mark.parametrize("size", [16, 50, 64])
+def test_frames_at_places_are_those_of_the_whole_piece(size: int) -> None:
+    """Reference: PyAV's own conversion of each decoded frame to packed RGB, with the same exact flags. 50 pads its rows."""
+    content, motion = factors(1, 9, 1)[0]
+    noise = np.random.default_rng(0).integers(-30, 30, (9, 3, size, size))
+    frames = np.clip(render_clip(content, motion, size) + noise, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    data = encode_piece(frames, 25, qp=14)
+    codec = av.CodecContext.create("h264", "r")
+    decoded = [frame for packet in [*codec.parse(data), *codec.parse(None), None] for frame in codec.decode(packet)]
+    exact = (
+        Interpolation.BICUBIC
+        | Interpolation.FULL_CHR_H_INT
+        | Interpolation.FULL_CHR_H_INP
+        | Interpolation.ACCURATE_RND
+        | Interpolation.BITEXACT
+    )
+    flags = {"format": "rgb24", "src_colorspace": Colorspace.ITU601, "interpolation": exact}
+    expected = np.stack([VideoReformatter().reformat(frame, **flags).to_ndarray() for frame in decoded])
+    np.testing.assert_array_equal(decode_piece(data), expected)
+    for places in ([0], [8], [2, 3, 7], range(9)):
+        np.testing.assert_array_equal(decode_piece(data, places), expected[list(places)])
+    with pytest.raises(Undecodable, match="9 frames"):
+        decode_piece(data, [3, 9])
 
 
 @pytest.mark.parametrize("fps", [1e-5, 90000.0])

@@ -56,8 +56,11 @@ def test_frames_are_those_of_the_videos(made: tuple[Path, Path]) -> None:
             expected = np.stack([resize_square(picture.image, 16) for picture in Video(file)]).transpose(0, 3, 1, 2)
         error = (np.concatenate(pieces).astype(float) - expected) ** 2
         assert 10 * np.log10(255**2 / error.mean()) >= 38
+    assert (shards.frames(1, 9, [1]) == shards.frames(1, 9)[1:]).all()
     with pytest.raises(IndexError):
         shards.frames(0, 10)
+    with pytest.raises(InputError, match="damaged at row 9: decodes to 2 frames"):
+        shards.frames(0, 9, [0, 2])
 
 
 def test_the_file_is_plain_parquet(made: tuple[Path, Path]) -> None:

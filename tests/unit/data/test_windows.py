@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -29,9 +30,10 @@ class FakeShards:
         self.videos = [rng.integers(0, 256, (length, 3, 4, 4), dtype=np.uint8) for length in lengths]
         self.decoded: Counter[tuple[int, int]] = Counter()
 
-    def frames(self, video: int, piece: int) -> np.ndarray:
+    def frames(self, video: int, piece: int, places: Sequence[int]) -> np.ndarray:
+        assert list(places) == sorted(set(places))
         self.decoded[video, piece] += 1
-        return self.videos[video][piece * self.frames_per_piece : (piece + 1) * self.frames_per_piece]
+        return self.videos[video][piece * self.frames_per_piece : (piece + 1) * self.frames_per_piece][list(places)]
 
 
 def make(options: tuple[tuple[int, ...], ...] = PAIRS, lengths: tuple[int, ...] = LENGTHS, **changes: Any) -> Windows:

@@ -27,7 +27,6 @@ from mvgan.train.session import (
     Batches,
     Worker,
     batches_from_windows,
-    chunks_of,
     local_batches,
     motion_scale,
     plan_of,
@@ -112,10 +111,6 @@ def test_an_unexpected_window_is_refused() -> None:
 def test_a_stream_that_ends_ends_the_batches() -> None:
     ranks = Ranks(2, 4)
     assert len(list(batches_from_windows(stream(ranks, 0, windows=4), 0, ranks, ITEMS))) == 2 * ITEMS // 4
-
-
-def test_chunks_of() -> None:
-    assert chunks_of(range(7), 3) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_plan_of() -> None:

@@ -1,0 +1,81 @@
+"""Benchmarks: both sides in one run, a table, and one line of JSON."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jobs._cli import main
+from mvgan.bench import data, windows
+from mvgan.bench.harness import Benchmark, compare, require, summary, table
+from mvgan.config import InputError, Run, validate
+from mvgan.distributed.bench import streamed_pairs
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of this verb."""
+
+    name: Annotated[Literal["data", "windows"], tyro.conf.Positional]
+    """data: pairs from shards against OpenCV's random access, and the plain loop against Ray Data. windows: pairs per
+    piece and pieces per window."""
+    resolution: int = 256
+    """Frame size in pixels, a power of two."""
+    device: str = "cpu"
+    """Where it is computed."""
+    videos: str | None = None
+    """Local folder of videos; without it clips of twice the resolution with a key frame every 250 frames are rendered."""
+    storage: str | None = None
+    """s3:// prefix for a copy of the shards, which is then measured too (data)."""
+    out: str = "runs/bench"
+    """Local folder for the clips and shards, which the next benchmark uses again."""
+    rounds: int = 3
+    """Turns of each side."""
+    seconds: float = 8
+    """Length of a turn."""
+    warm_seconds: float = 3
+    """Time before each turn that is not counted."""
+
+
+def run(flags: Flags) -> None:
+    """Measure and print."""
+    if flags.device != "cpu":
+        raise InputError(f"benchmark {flags.name} decodes on the CPU and knows no device {flags.device!r}; leave --device away")
+    if flags.rounds < 1 or flags.seconds <= 0 or flags.warm_seconds < 0:
+        raise InputError("there is nothing to measure; give --rounds and --seconds above 0 and --warm-seconds of at least 0")
+    require("psutil", "psutil")
+    benchmark = BENCHMARKS[flags.name](flags)
+    turns = compare(benchmark, flags.rounds, flags.seconds, flags.warm_seconds)
+    print(table(benchmark, turns))
+    print(summary(benchmark, turns))
+
+
+def _data(flags: Flags) -> Benchmark:
+    require("cv2", "opencv-python-headless")
+    if flags.storage is not None and not flags.storage.startswith("s3://"):
+        raise InputError(f"--storage {flags.storage} is no s3:// prefix; give one, or leave it away to measure local shards only")
+    run, videos, shards = _shards(flags)
+    copy = data.copy_shards(shards, f"{flags.storage.rstrip('/')}/{Path(shards).name}") if flags.storage else None
+    return data.benchmark(videos, shards, copy, run, streamed_pairs)
+
+
+def _windows(flags: Flags) -> Benchmark:
+    run, _, shards = _shards(flags)
+    return windows.benchmark(shards, run)
+
+
+def _shards(flags: Flags) -> tuple[Run, str, str]:
+    """The settings that are measured, the videos, and the shards made of them."""
+    run = validate(Run(resolution=flags.resolution))
+    size = 2 * run.resolution
+    videos = flags.videos or data.render_clips(Path(flags.out, f"synthetic-{size}px"), size)
+    return run, videos, data.make_shards(videos, flags.out, run)
+
+
+BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {"data": _data, "windows": _windows}
+
+
+if __name__ == "__main__":
+    main(run, Flags, "Compare the two sides of a benchmark in turn; the last line printed is one JSON object.")

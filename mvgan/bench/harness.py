@@ -1,0 +1,218 @@
+"""What all benchmarks share: sides that take turns, each turn in a process of its own on one core, medians, table and JSON."""
+
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from mvgan.config import InputError
+
+
+SAMPLE_S = 0.5
+"""Time between two looks at the memory of a turn."""
+TICK_S = 0.01
+"""What Linux counts CPU time in."""
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: `steps(*arguments)` works without end and yields how many items each step has finished.
+
+    It is called in a fresh process, so both are of the kind that can be sent there; it is closed when its turn is over.
+    """
+
+    name: str
+    steps: Callable[..., Iterator[int]]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a side did in one turn, after its warm-up. CPU time and memory are those of all its processes together.
+
+    peak_mb: most proportional set size (a page shared by n processes counts 1/n in each), of the warm-up too.
+    """
+
+    items: int
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+
+    @property
+    def per_s(self) -> float:
+        """Items per second."""
+        return self.items / self.wall_s
+
+    @property
+    def per_core_s(self) -> float:
+        """Items per second of one core's time."""
+        return self.items / max(self.cpu_s, TICK_S)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast side `fast` is as side `slow`: by the core's time, or by the clock."""
+
+    fast: str
+    slow: str
+    by: str = "core"
+
+    @property
+    def name(self) -> str:
+        """Its name in the JSON."""
+        return f"{self.fast} / {self.slow}" + (" by the clock" if self.by == "clock" else "")
+
+    def of(self, turns: dict[str, list[Turn]]) -> float:
+        """The median over the rounds; the two turns of a round are neighbours in time."""
+        rounds = zip(turns[self.fast], turns[self.slow], strict=True)
+        return statistics.median(a.per_s / b.per_s if self.by == "clock" else a.per_core_s / b.per_core_s for a, b in rounds)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared: `sides`, the `ratios` that are told (the first is the one that counts), and a `unit` of items."""
+
+    name: str
+    unit: str
+    sides: tuple[Side, ...]
+    ratios: tuple[Ratio, ...]
+    settings: dict[str, Any]
+
+
+def require(module: str, package: str) -> Any:
+    """Import what only benchmarks need. Raises InputError when it is missing."""
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise InputError(f"the benchmarks need {package}, which is not installed; pip install -c constraints.txt -e '.[bench]'") from error
+
+
+def compare(benchmark: Benchmark, rounds: int, seconds: float, warm_s: float) -> dict[str, list[Turn]]:
+    """Measure all sides in turn (ABAB...), `seconds` each; prints a line a turn."""
+    turns: dict[str, list[Turn]] = {side.name: [] for side in benchmark.sides}
+    for number in range(rounds):
+        for side in benchmark.sides:
+            turn = take_turn(side, seconds, warm_s)
+            turns[side.name].append(turn)
+            figures = f"{turn.per_s:.1f} {benchmark.unit}/s, {turn.per_core_s:.1f} per core, {turn.peak_mb:.0f} MB"
+            print(f"round {number + 1}/{rounds}: {side.name}: {figures}", flush=True)
+    return turns
+
+
+def take_turn(side: Side, seconds: float, warm_s: float) -> Turn:
+    """One turn of a side in a process of its own. Raises InputError that the side raised, RuntimeError when it failed otherwise."""
+    psutil = require("psutil", "psutil")
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_turn, args=(side, seconds, warm_s, theirs))
+    child.start()
+    theirs.close()
+    try:
+        peak = 0.0
+        while not ours.poll(SAMPLE_S):
+            peak = max(peak, sum(_memory(psutil, process) for process in _family(psutil, child.pid)))
+        answer = ours.recv()
+    except EOFError:
+        child.join()
+        raise RuntimeError(f"side {side.name!r} failed with exit status {child.exitcode}; its error stands above") from None
+    finally:
+        ours.close()
+        child.join()
+    if isinstance(answer, InputError):
+        raise answer
+    items, wall_s, cpu_s = answer
+    return Turn(items, wall_s, cpu_s, peak / MB)
+
+
+def _turn(side: Side, seconds: float, warm_s: float, out: Connection) -> None:
+    """Runs in the turn's own process, which its children share one core with."""
+    psutil = require("psutil", "psutil")
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    try:
+        with closing(side.steps(*side.arguments)) as steps:  # type: ignore[type-var]
+            _work(steps, warm_s)
+            cpu_s, started = _cpu_s(psutil), time.monotonic()
+            items = _work(steps, seconds)
+            figures = (items, time.monotonic() - started, _cpu_s(psutil) - cpu_s)
+            time.sleep(SAMPLE_S)  # a turn of any length has its memory looked at
+            out.send(figures)
+    except InputError as error:
+        out.send(error)
+
+
+def _work(steps: Iterator[int], seconds: float) -> int:
+    """Items of whole steps, at least one, until `seconds` have passed."""
+    end, items = time.monotonic() + seconds, next(steps)
+    while time.monotonic() < end:
+        items += next(steps)
+    return items
+
+
+def _family(psutil: Any, pid: int | None) -> list[Any]:
+    """A process and all below it; none when it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _memory(psutil: Any, process: Any) -> float:
+    try:
+        return float(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:  # ended since the family was listed
+        return 0.0
+
+
+def _cpu_s(psutil: Any) -> float:
+    """CPU seconds of this process, all below it, and those that have ended."""
+    total = 0.0
+    for process in _family(psutil, None):
+        try:
+            total += sum(process.cpu_times()[:4])  # user, system, and both of the children that have ended
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def table(benchmark: Benchmark, turns: dict[str, list[Turn]]) -> str:
+    """The medians of each side, as Markdown."""
+    lines = [f"| side | {benchmark.unit}/s | {benchmark.unit}/s per core | peak MB |", "|---|---|---|---|"]
+    for side in benchmark.sides:
+        figures = medians(turns[side.name])
+        lines.append(f"| {side.name} | {figures['per_s']:.1f} | {figures['per_core_s']:.1f} | {figures['peak_mb']:.0f} |")
+    return "\n".join(lines)
+
+
+def medians(turns: Sequence[Turn]) -> dict[str, float]:
+    """Medians of a side over its turns; of the memory the most."""
+    return {
+        "per_s": statistics.median(turn.per_s for turn in turns),
+        "per_core_s": statistics.median(turn.per_core_s for turn in turns),
+        "peak_mb": max(turn.peak_mb for turn in turns),
+    }
+
+
+def summary(benchmark: Benchmark, turns: dict[str, list[Turn]]) -> str:
+    """The result as one line of JSON."""
+    figures = {side.name: medians(turns[side.name]) for side in benchmark.sides}
+    ratios = {ratio.name: round(ratio.of(turns), 3) for ratio in benchmark.ratios}
+    return json.dumps(
+        {
+            "benchmark": benchmark.name,
+            **benchmark.settings,
+            "unit": benchmark.unit,
+            "rounds": len(next(iter(turns.values()))),
+            "medians": {name: {key: round(figure[key], 2) for key in ("per_s", "per_core_s")} for name, figure in figures.items()},
+            "ratio": next(iter(ratios.values())),
+            "ratios": ratios,
+            "peak_mb": {name: round(figure["peak_mb"], 1) for name, figure in figures.items()},
+        }
+    )
