@@ -37,11 +37,11 @@ CHANGES = ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.trun
 
 
 class Steps:
-    """Names the steps as they come; at step number `at`, "before" or "after" it, this process sends itself `number`."""
+    """Names the steps as they come; "before" or "after" step number `at` it calls `act`."""
 
-    def __init__(self, at: int | None = None, when: str = "before", number: int = signal.SIGKILL) -> None:
+    def __init__(self, at: int | None = None, when: str = "before", act: Callable[[], None] | None = None) -> None:
         self.names: list[str] = []
-        self.at, self.when, self.number = at, when, number
+        self.at, self.when, self.act = at, when, act
         self.local = threading.local()
         self.lock = threading.Lock()
 
@@ -65,8 +65,13 @@ class Steps:
             self.stack.pop()
 
     def _reach(self, index: int, moment: str) -> None:
-        if (index, moment) == (self.at, self.when):
-            os.kill(os.getpid(), self.number)
+        if (index, moment) == (self.at, self.when) and self.act:
+            self.act()
+
+
+def send(number: int) -> Callable[[], None]:
+    """Send this process the signal `number`."""
+    return lambda: os.kill(os.getpid(), number)
 
 
 class StepStore(Store):
@@ -188,8 +193,8 @@ def prepare(uri: str) -> None:
     run.write(150, epoch, OLD, {})
 
 
-def drive(uri: str, steps: Steps, first: list[int] | None = None) -> int:
-    """The driver under test: claims, commits, prunes, commits again. 0, or 3 when it learned that it is superseded.
+def drive(uri: str, steps: Steps, first: list[int] | None = None, again: bool = False) -> int:
+    """The driver under test: claims, commits, prunes, and commits `again`. 0, or 3 when it learned that it is superseded.
 
     `first` gets the numbers of the steps at which its first commit begins and has been reported.
     """
@@ -201,7 +206,7 @@ def drive(uri: str, steps: Steps, first: list[int] | None = None) -> int:
         if first is not None:
             first += [start, len(steps.names)]
         run.prune(keep=2)
-        if steps.number == signal.SIGSTOP:
+        if again:
             run.write(900, epoch, NEW, {})
     except Superseded:
         return 3
@@ -263,9 +268,9 @@ def disturbed(uri: str, at: int, when: str, number: int) -> int:
     """A driver in a child process that gets the signal `number` at step `at`; its id."""
 
     def call() -> int:
-        steps = Steps(at, when, number)
+        steps = Steps(at, when, send(number))
         with system_steps(steps):
-            return drive(uri, steps)
+            return drive(uri, steps, again=number == signal.SIGSTOP)
 
     prepare(uri)
     return forked(call)
@@ -325,7 +330,7 @@ def hold_matrix(root: str) -> Iterator[dict[str, Any]]:
         for when in ("before", "after"):
             uri = f"{root}/{when}-{index}"
             shutil.copytree(f"{root}/old", uri)
-            how = status(uri, Steps(index, when), 0.02)
+            how = status(uri, Steps(index, when, send(signal.SIGKILL)), 0.02)
             after = status(uri, Steps())
             claims = [path for path in open_store(uri).list("drivers/") if re.fullmatch(r"drivers/\d+\.json", path)]
             yield {"index": index, "when": when, "ended": how, "next": after, "claims": len(claims)}
