@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import jobs.gc
 import jobs.ingest
 import jobs.pairs
 import jobs.pipeline
-from mvgan.config import InputError, Run
+from mvgan.config import InputError
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
@@ -32,7 +33,7 @@ FILES = {"state.pt": b"state", "ema.pt": b"ema"}
 
 def run_with_leftovers(uri: str) -> tuple[RunFolder, dict[str, int]]:
     """A run with valid commits of two stages, and what killed and superseded drivers may leave, with its sizes."""
-    folder = open_run(uri, Run(), "nowhere")
+    folder = open_run(uri, smoke(), "nowhere")
     for stage in ("pairs", "video"):
         commits = folder.commits(stage)
         epoch = commits.claim({})
@@ -101,33 +102,34 @@ def test_what_no_record_names_is_removed_and_told(uri: str, capsys: pytest.Captu
 
 
 def test_temporary_files_of_a_killed_writer_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = open_run(str(tmp_path / "run"), Run(), "nowhere")
+    folder = open_run(str(tmp_path / "run"), smoke(), "nowhere")
     code = "import os, signal, sys; from mvgan.storage import local; local.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     code += "local.LocalStore(sys.argv[1]).write('pairs/data/x/state.pt', bytes(1234))"
     done = subprocess.run([sys.executable, "-c", code, folder.uri], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.rglob("*.tmp"))) == 1
-    (tmp_path / "run/.notes").write_text("the user's own")
+    (tmp_path / "run/.notes.tmp").write_text("the user's own")
     jobs.gc.run(jobs.gc.Flags(run=folder.uri))
     assert re.search(r"removed 1234 bytes: pairs/data/x/\.state\.pt\.[0-9a-f]{16}\.tmp \(temporary file\)", capsys.readouterr().out)
-    assert not list(tmp_path.rglob("*.tmp"))
-    assert (tmp_path / "run/.notes").exists()
+    assert not list(tmp_path.rglob(".state*"))
+    assert (tmp_path / "run/.notes.tmp").exists()
 
 
 def test_unfinished_uploads_are_aborted_when_old(s3: str, capsys: pytest.CaptureFixture[str]) -> None:
     client = s3_store.client()
-    folder = open_run(f"{s3}/uploads/run", Run(), "nowhere")
+    folder = open_run(f"{s3}/uploads/run", smoke(), "nowhere")
     keys = ["uploads/run/pairs/data/x/state.pt", "uploads/run/pairs/data/y/state.pt", "uploads/run-2/state.pt"]
     for key in keys:
         upload = client.create_multipart_upload(Bucket="bucket", Key=key)["UploadId"]
         for number in (1, 2):
             client.upload_part(Bucket="bucket", Key=key, UploadId=upload, PartNumber=number, Body=bytes(5 * 2**20))
-    jobs.gc.run(jobs.gc.Flags(run=folder.uri))
+    age_h = (datetime.now(UTC) - datetime(2010, 11, 10, tzinfo=UTC)).total_seconds() / 3600  # moto says so of every upload
+    jobs.gc.run(jobs.gc.Flags(run=folder.uri, older_than_h=age_h + 48))
     assert "removed 0 leftovers" in capsys.readouterr().out  # they may be alive
-    jobs.gc.run(jobs.gc.Flags(run=folder.uri, older_than_h=0, dry_run=True))
+    jobs.gc.run(jobs.gc.Flags(run=folder.uri, older_than_h=age_h - 48, dry_run=True))
     assert "would remove 2 leftovers of 20971520 bytes" in capsys.readouterr().out
     assert len(client.list_multipart_uploads(Bucket="bucket")["Uploads"]) == 3
-    jobs.gc.run(jobs.gc.Flags(run=folder.uri, older_than_h=0))
+    jobs.gc.run(jobs.gc.Flags(run=folder.uri))
     assert "removed 10485760 bytes: pairs/data/x/state.pt (unfinished upload)" in capsys.readouterr().out
     assert [item["Key"] for item in client.list_multipart_uploads(Bucket="bucket")["Uploads"]] == keys[2:]
 
@@ -135,7 +137,7 @@ def test_unfinished_uploads_are_aborted_when_old(s3: str, capsys: pytest.Capture
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("videos"))
-    render_set(folder, num_videos=2, num_frames=8, size=16)
+    render_set(folder, num_videos=2, num_frames=40, size=16)
     return folder
 
 
@@ -151,7 +153,7 @@ def test_shards_of_no_record_go(videos: str, tmp_path: Path, in_run: bool, capsy
     out = tmp_path / "run/data"
     shards = make_set(videos, out)
     if in_run:
-        open_run(str(tmp_path / "run"), Run(), str(out))
+        open_run(str(tmp_path / "run"), smoke(), str(out))
     named = objects(LocalStore(out))
     flags = jobs.gc.Flags(run=str(tmp_path / "run")) if in_run else jobs.gc.Flags(data=str(out))
     (out / "shards/00009-000.parquet").write_bytes(bytes(77))

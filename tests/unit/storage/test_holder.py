@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -54,6 +54,14 @@ def driver(stack: ExitStack, folder: Path, *machine: str) -> subprocess.Popen[st
     return process
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds, for a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def claims(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "drivers").glob("?????.json"))
 
@@ -78,9 +86,8 @@ def test_a_killed_driver_is_followed_at_once(tmp_path: Path, processes: ExitStac
     first.kill()  # and not waited for: it stays in the process table as a zombie
     while Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         time.sleep(0.01)
-    start = time.monotonic()
     with held(LocalStore(tmp_path), "pairs"):
-        assert time.monotonic() - start < 2
+        assert "watching" not in caplog.text
         assert f"was held by `train` on host {os.uname().nodename}, pid {first.pid}" in caplog.text
         assert claims(tmp_path) == ["00001.json", "00002.json"]
 
@@ -103,14 +110,14 @@ def test_another_process_with_the_same_number_is_not_the_holder(tmp_path: Path) 
 def test_a_driver_on_another_machine_is_watched(tmp_path: Path, processes: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
     """The other machine is one by name only; its process table is not looked at."""
     first = driver(processes, tmp_path, "another boot of another machine")
-    with pytest.raises(InputError, match=f"pid {first.pid}"), held(LocalStore(tmp_path), "pairs"):
+    with pytest.raises(InputError, match=f"pid {first.pid}"), held(LocalStore(tmp_path), "pairs", silence_s=60):
         pass
     first.kill()
     first.wait()
     caplog.clear()
     start = time.monotonic()
     with held(LocalStore(tmp_path), "pairs"):
-        assert 0.3 <= time.monotonic() - start < 3
+        assert time.monotonic() - start >= 0.3
     assert "watching for 0 s whether it is alive" in caplog.text
     assert "has died; going on in its place" in caplog.text
 
@@ -138,16 +145,19 @@ def test_of_simultaneous_newcomers_one_is_let_in(tmp_path: Path) -> None:
     barrier, leave = threading.Barrier(8), threading.Event()
     outcomes: list[str] = []
 
+    def note(outcome: str) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == 8:
+            leave.set()
+
     def newcomer() -> None:
         barrier.wait()
         try:
             with held(LocalStore(tmp_path), "pairs"):
-                outcomes.append("in")
-                leave.wait(20)
+                note("in")
+                leave.wait(60)
         except InputError:
-            outcomes.append("refused")
-        if len(outcomes) == 8:
-            leave.set()
+            note("refused")
 
     threads = [threading.Thread(target=newcomer) for _ in range(8)]
     for thread in threads:
@@ -184,11 +194,10 @@ def test_a_store_that_cannot_be_written_does_not_end_the_work(tmp_path: Path, ca
 
     beat = tmp_path / "drivers/00001.beat.json"
     with held(Failing(tmp_path), "pairs"):
-        time.sleep(0.3)
+        until(lambda: "No space left" in caplog.text)
         assert not beat.exists()
-        assert "No space left" in caplog.text
         Failing.down = False
-        time.sleep(0.3)
+        until(beat.exists)
         assert json.loads(beat.read_text())["count"] > 1
     assert (tmp_path / "drivers/00001.end.json").exists()
 
@@ -197,7 +206,8 @@ def test_a_holder_says_so_when_it_was_overtaken(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.ERROR), held(LocalStore(tmp_path), "pairs"):
         claim = json.loads((tmp_path / "drivers/00001.json").read_text())
         (tmp_path / "drivers/00002.json").write_text(json.dumps(claim | {"what": "video", "host": "elsewhere", "pid": 7}))
-        time.sleep(0.4)
+        until(lambda: "taken over" in caplog.text)
+        time.sleep(0.3)  # it says so once
     assert caplog.text.count("has been taken over by `video` on host elsewhere, pid 7") == 1
 
 
