@@ -1,6 +1,7 @@
 """A local folder as a store."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,8 +45,8 @@ class LocalStore(Store):
         return {path: size for path, size in self._walk(prefix) if not _is_temporary(path)}
 
     def temporaries(self) -> dict[str, int]:
-        """Sizes in bytes of the temporary files that are there: what a killed writer left, or a live one is at."""
-        return {path: size for path, size in self._walk("") if _is_temporary(path)}
+        """Sizes in bytes of this store's own temporary files that are there: a killed writer left them, or a live one is at them."""
+        return {path: size for path, size in self._walk("") if re.search(r"(^|/)\.[^/]+\.[0-9a-f]{16}\.tmp$", path)}
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, int]]:
         found = []

@@ -110,7 +110,9 @@ class S3Store(Store):
         return S3Store(f"s3://{self.bucket}/{self._key(sub)}") if sub else self
 
     def open(self, path: str) -> BinaryIO:
-        return cast(BinaryIO, _File(f"{self.bucket}/{self._key(path)}"))
+        where, options = f"{self.uri}/{path}", {"cache_type": "readahead", "block_size": READ_AHEAD_BYTES}
+        file = endure(lambda: _files().open(f"{self.bucket}/{self._key(path)}", "rb", **options), READ_S, where)
+        return cast(BinaryIO, _File(where, file))
 
     def uploads(self) -> tuple[Upload, ...]:
         """All uploads in parts below the prefix that were begun and not completed."""
@@ -154,12 +156,8 @@ def _unless_ended(call: Callable[[], T]) -> T | None:
 class _File(io.RawIOBase):
     """An object, read in ranges by s3fs, each tried again for READ_S."""
 
-    def __init__(self, name: str) -> None:
-        self._uri = f"s3://{name}"
-        self._file = self._endure(lambda: _files().open(name, "rb", cache_type="readahead", block_size=READ_AHEAD_BYTES))
-
-    def _endure(self, call: Callable[[], T]) -> T:
-        return endure(call, READ_S, self._uri)
+    def __init__(self, where: str, file: Any) -> None:
+        self._where, self._file = where, file
 
     def readable(self) -> bool:
         return True
@@ -174,13 +172,17 @@ class _File(io.RawIOBase):
         return int(self._file.seek(offset, whence))  # asks the server nothing
 
     def read(self, size: int | None = -1) -> bytes:
-        start = self._file.tell()
+        start, left = self.tell(), self._file.size - self.tell()
+        wanted = left if size is None or size < 0 else max(min(size, left), 0)
 
         def once() -> bytes:
             self._file.seek(start)
-            return self._file.read(-1 if size is None else size)
+            data: bytes = self._file.read(wanted)
+            if len(data) < wanted:
+                raise ConnectionError(f"{len(data)} bytes came of {wanted}")
+            return data
 
-        return self._endure(once)
+        return endure(once, READ_S, self._where)
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
