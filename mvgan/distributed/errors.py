@@ -1,6 +1,13 @@
-"""Errors of workers and tasks, in the words in which they were raised."""
+"""Errors of workers and tasks, in the words in which they were raised, and why a group of workers failed."""
 
+import re
+from dataclasses import dataclass
 from typing import Any
+
+import ray.exceptions
+import torch
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
+from ray.train.v2.api.exceptions import PreemptionError
 
 from mvgan.config import InputError
 from mvgan.storage.commit import Conflict, Superseded
@@ -10,13 +17,105 @@ from mvgan.train.hooks import NonFinite
 LASTING = (InputError, NonFinite, Superseded, Conflict)
 """What another try would only meet again."""
 
+PEER_GONE = re.compile(r"Connection (closed|reset) by peer|gloo|NCCL|Broken pipe")
+"""In the words of a collective that has lost a worker."""
+
+LOWER = {
+    "pairs": "--pairs.batch, --pairs.group, --pairs.pieces-per-window or --resolution",
+    "video": "--video.batch, --video.group, --video.num-frames, --video.pieces-per-window or --resolution",
+}
+"""The settings that take memory in a stage."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a group of workers failed, in one line."""
+
+    words: str
+    memory: bool = False
+    """Memory ran out, which the same config may meet again at the same place."""
+    preempted: bool = False
+    """The cluster took a node away, as it may at any time: no failure of the run."""
+    unforeseen: bool = False
+    """An error of the code, whose traceback says more than any line."""
+
 
 def raise_lasting(error: BaseException) -> None:
     """Raise the error of a worker or task itself, in its own words, if no further try can mend it."""
+    for item in _chain(error):
+        if isinstance(item, LASTING) and getattr(item, "cause", None) is None:  # else a task's: of its cause's class, but a traceback
+            raise type(item)(str(item)) from None
+
+
+def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) -> Failure:
+    """What `error` of a group of workers comes from.
+
+    hung: ranks that their watchdogs ended. out_of_memory: hosts whose kernel has killed a process for want of memory.
+    """
+    chain = _chain(error)
+    for item in chain:
+        if words := _memory_words(item):
+            return Failure(words, memory=True)
+    if any(isinstance(item, PreemptionError) or getattr(item, "preempted", False) for item in chain):
+        return Failure("a node was taken away", preempted=True)
+    if hung:
+        return Failure(f"worker {', '.join(map(str, hung))} hung")
+    silent = any(isinstance(item, WorkerHealthCheckTimeoutError) for item in chain)
+    dead = any(isinstance(item, ray.exceptions.RayActorError | ray.exceptions.NodeDiedError) for item in chain)
+    if out_of_memory and (silent or dead or any(_is_peers(item) for item in chain)):
+        return Failure(f"the kernel of {', '.join(out_of_memory)} killed a process for want of memory", memory=True)
+    if silent:
+        return Failure("a worker no longer answers")
+    if dead:
+        return Failure("a worker died: it was killed, it crashed, or its node was lost")
+    return Failure(_last_line(error), unforeseen=True)
+
+
+def _chain(error: BaseException) -> list[Any]:
+    """`error` and all that it comes from."""
     seen: list[Any] = [error]
     for item in seen:
-        cause = getattr(item, "cause", None)
-        if isinstance(item, LASTING) and cause is None:  # a task's error is of its cause's class too, but its words are a traceback
-            raise type(item)(str(item)) from None
-        causes = [cause, item.__cause__, getattr(item, "controller_failure", None), *getattr(item, "worker_failures", {}).values()]
-        seen += [cause for cause in causes if isinstance(cause, BaseException) and cause not in seen]
+        inner = [getattr(item, name, None) for name in ("cause", "__cause__", "controller_failure", "health_check_failure")]
+        inner += getattr(item, "worker_failures", {}).values()
+        seen += [cause for cause in inner if isinstance(cause, BaseException) and cause not in seen]
+    return seen
+
+
+def _memory_words(item: BaseException) -> str | None:
+    """How memory ran out, if `item` says that it did."""
+    words = str(item)
+    if isinstance(item, ray.exceptions.OutOfMemoryError):
+        used = re.search(r"([\d.]+) ?GB(?: used)? / ([\d.]+) ?GB", words)
+        return "Ray's memory monitor killed a process" + (f": its node had {used[1]} of {used[2]} GB in use" if used else "")
+    if isinstance(item, torch.OutOfMemoryError):
+        return ". ".join(words.split(". ")[:2])
+    if isinstance(item, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in words:
+        return f"a worker could not allocate memory: {_last_line(item)}"
+    return None
+
+
+def _is_peers(item: BaseException) -> bool:
+    """Whether `item` is what the death of another worker looks like in a collective; it may be seen before the death is."""
+    return isinstance(item, RuntimeError) and bool(PEER_GONE.search(str(item)))
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+class Retries:
+    """Counts the failures of a stage since its newest commit."""
+
+    def __init__(self, limit: int) -> None:
+        """limit: most failures without a new commit in between."""
+        self.limit, self.images, self.failures, self.shortages = limit, 0, 0, 0
+
+    def again(self, failure: Failure, images: int) -> bool:
+        """Whether to try again after `failure`, with the newest commit at `images`. Memory that ran out gets one more try."""
+        if images > self.images:
+            self.images, self.failures, self.shortages = images, 0, 0
+        if failure.preempted:
+            return True
+        self.failures += 1
+        self.shortages += failure.memory
+        return self.failures <= self.limit and self.shortages <= 1
