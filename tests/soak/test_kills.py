@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mvgan.data.synthetic import render_set
 from tests.short_run import ROOT, command, run
 
 
@@ -25,14 +24,6 @@ MOMENTS = {
     "the end of stage 3": "export/latent.safetensors",
 }
 EXPORTS = ("generator.safetensors", "codes.safetensors", "latent.safetensors", "config.json")
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six synthetic clips."""
-    folder = tmp_path_factory.mktemp("clips")
-    render_set(str(folder), 6, 72)
-    return folder
 
 
 @pytest.fixture(scope="module")
