@@ -20,7 +20,10 @@ from typing import Any
 from tests.short_run import ROOT, SHORT
 
 
-SETTINGS = [*SHORT, "--pairs.evaluations", "0", "--video.total-clips", "160", "--video.commit-clips", "32"]
+SETTINGS = [
+    *SHORT, "--pairs.evaluations", "0", "--pairs.commit-kimg", "0.08",
+    "--video.total-clips", "240", "--video.commit-clips", "32",
+]  # fmt: skip
 RESOURCES = ["--workers", "2", "--threads", "1"]
 EXPORTS = {"pairs": "generator.safetensors", "video": "latent.safetensors"}
 LAST_S = 300.0
@@ -51,7 +54,7 @@ def title(pid: int) -> str:
 
 
 class Machines:
-    """A cluster of a head without CPUs and nodes of 2 CPUs, on this machine; of the first nodes half a CPU is in use.
+    """A cluster of a head without CPUs and nodes of 2 CPUs, on this machine; half a CPU of each is in use.
 
     So the two workers of a run come on two nodes, each with room for decoding, as Ray would otherwise pack them on one.
     """
@@ -65,24 +68,25 @@ class Machines:
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=self.cluster.address, logging_level="WARNING", log_to_driver=False)
         self.nodes: list[Any] = []
-        self.held: list[Any] = []
+        self.held: dict[str, Any] = {}
         for _ in range(2):
             self.add()
-            self._hold()
 
     def add(self) -> None:
         """One more node. Only the main thread may do so."""
         self.nodes.append(self.cluster.add_node(num_cpus=2))
 
-    def _hold(self) -> None:
-        """Use half a CPU of the newest node."""
+    def hold(self) -> None:
+        """Use half a CPU of each node, also of those that came later."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        place = NodeAffinitySchedulingStrategy(self.nodes[-1].node_id, soft=False)
-        holder: Any = ray.remote(num_cpus=0.5)(_Holder).options(scheduling_strategy=place).remote()
-        ray.get(holder.ready.remote())
-        self.held.append(holder)
+        for node in self.nodes:
+            if node.node_id not in self.held:
+                place = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+                holder: Any = ray.remote(num_cpus=0.5)(_Holder).options(scheduling_strategy=place).remote()
+                ray.get(holder.ready.remote(), timeout=LAST_S)
+                self.held[node.node_id] = holder
 
     def lose(self, node: Any) -> None:
         """Kill all processes of a node, as a power cut does."""
@@ -146,6 +150,7 @@ class Scene:
 
     def start(self, stage: str, name: str, *flags: str) -> subprocess.Popen[str]:
         """The command that trains a stage of the run `name`; what it says goes to `<name>.log`."""
+        self.machines.hold()
         folder = self.root / name
         if stage == "video" and not folder.exists():
             shutil.copytree(self.whole, folder, ignore=shutil.ignore_patterns("video", "latent.safetensors", "logs"))
@@ -163,6 +168,7 @@ class Scene:
 
     def make_whole(self) -> None:
         """Run all stages undisturbed."""
+        self.machines.hold()
         place = ["--data", str(self.data), "--storage", str(self.root), "--name", "whole", *SETTINGS]
         driver = self._launch("whole", ["jobs.pipeline", *place, *RESOURCES])
         assert driver.wait(LAST_S) == 0, self.said("whole")
