@@ -48,7 +48,7 @@ def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> Non
             try:
                 bound(trainer.fit, stage, attempt, resources, out)
                 break
-            except TrainingFailedError as error:
+            except (TrainingFailedError, ray.exceptions.RayError) as error:  # the latter when Ray's own actor of the training dies
                 raise_lasting(error)
                 hung = [note.rank for note in out.noted() if isinstance(note, Hung) and note.attempt == attempt]
                 failure = failure_of(error, hung, killed_for_memory(out, attempt))
