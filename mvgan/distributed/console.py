@@ -58,8 +58,11 @@ class Console:
             print(line, flush=True)
 
     def note(self, value: Any) -> None:
-        """Leave a value for the driver."""
-        ray.get(self.actor.note.remote(value))
+        """Leave a value for the driver, or, without its node, in this process's own log."""
+        try:
+            ray.get(self.actor.note.remote(value))
+        except ray.exceptions.RayActorError:
+            print(value, flush=True)
 
     def noted(self) -> list[Any]:
         """All values left so far."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray.exceptions
 import torch
-from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2.api.exceptions import PreemptionError
 
 from mvgan.config import InputError
@@ -16,6 +16,9 @@ from mvgan.train.hooks import NonFinite
 
 LASTING = (InputError, NonFinite, Superseded, Conflict)
 """What another try would only meet again."""
+
+DEATHS = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, WorkerGroupStartupFailedError)
+"""What the end of a process looks like to others."""
 
 PEER_GONE = re.compile(r"Connection (closed|reset) by peer|gloo|NCCL|Broken pipe")
 """In the words of a collective that has lost a worker."""
@@ -61,7 +64,7 @@ def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) 
     if hung:
         return Failure(f"worker {', '.join(map(str, hung))} hung")
     silent = any(isinstance(item, WorkerHealthCheckTimeoutError) for item in chain)
-    dead = any(isinstance(item, ray.exceptions.RayActorError | ray.exceptions.NodeDiedError) for item in chain)
+    dead = any(isinstance(item, DEATHS) for item in chain)
     if out_of_memory and (silent or dead or any(_is_peers(item) for item in chain)):
         return Failure(f"the kernel of {', '.join(out_of_memory)} killed a process for want of memory", memory=True)
     if silent:

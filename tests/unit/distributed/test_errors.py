@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
@@ -64,6 +68,7 @@ MONITOR = "Memory on the node (IP: 10.0.0.7, ID: ab) was 15.21GB used / 16.00GB 
         (lost(ActorDiedError()), [], ["host-7"], Failure("", memory=True)),
         (WorkerGroupError("", {0: GLOO}), [], ["host-7"], Failure("", memory=True)),
         (lost(ActorDiedError()), [], [], Failure("")),
+        (ControllerError(WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")), [], [], Failure("")),
         (lost(ActorDiedError()), [0, 3], ["host-7"], Failure("")),
         (WorkerGroupError("", {1: WorkerHealthCheckTimeoutError("hanging")}), [], [], Failure("")),
         (PreemptionError(PreemptionInfo(None, {"node": [1]})), [], [], Failure("", preempted=True)),
