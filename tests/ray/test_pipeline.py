@@ -14,19 +14,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mvgan.data.synthetic import render_set
 from mvgan.presets import smoke
 from mvgan.storage.run import open_run, read_run
 from mvgan.train.session import Worker, local_batches, train_worker
 from tests.short_run import ROOT, command, run
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six synthetic clips."""
-    folder = tmp_path_factory.mktemp("clips")
-    render_set(str(folder), 6, 72)
-    return folder
 
 
 @pytest.fixture(scope="module")
