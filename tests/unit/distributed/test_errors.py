@@ -17,9 +17,13 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 import mvgan.distributed.codes
 from mvgan.config import InputError, Resources
-from mvgan.distributed.errors import Failure, Retries, failure_of, raise_lasting
+from mvgan.distributed.errors import Failure, Retries, answer_non_finite, failure_of, raise_lasting
 from mvgan.presets import smoke
+from mvgan.storage.commit import Commits
 from mvgan.storage.run import open_run
+from mvgan.storage.uri import LocalStore
+from mvgan.train.committer import MissedCommits
+from mvgan.train.guard import Diverged, NonFinite, Rollbacks
 
 
 def task_error(cause: Exception) -> BaseException:
@@ -47,6 +51,25 @@ def test_a_users_mistake_is_one_line_wherever_it_was_met(wrapped: Any) -> None:
 def test_other_errors_are_left_to_the_caller() -> None:
     raise_lasting(task_error(ValueError("a bug")))
     raise_lasting(WorkerGroupError("rank 0", {0: RuntimeError("a bug")}))
+
+
+def test_missed_commits_end_a_run_in_their_own_words() -> None:
+    gone = RuntimeError("a peer is gone")
+    with pytest.raises(MissedCommits, match="^pairs: 3 commits in a row$"):
+        raise_lasting(WorkerGroupError("rank 1", {0: MissedCommits("pairs: 3 commits in a row"), 1: gone}))
+
+
+def test_numbers_that_are_not_finite_are_answered_by_one_rollback(tmp_path: Path) -> None:
+    """However they are wrapped; the second time without a commit in between there is no further try."""
+    words = "pairs: loss or gradients of D not finite after 40 pairs, 6 times in a row"
+    error = WorkerGroupError("both ranks", {0: task_error(NonFinite(words)), 1: NonFinite(words)})
+    raise_lasting(error)
+    rollbacks = Rollbacks(Commits(LocalStore(tmp_path), "pairs"), "pairs")
+    answer_non_finite(WorkerGroupError("", {0: RuntimeError("a bug")}), rollbacks)
+    answer_non_finite(error, rollbacks)
+    assert failure_of(error, [], []) == Failure("loss or gradients of D not finite after 40 pairs, 6 times in a row")
+    with pytest.raises(Diverged, match=f"^{words}, again after going on from the start, as there is no commit; lower --pairs.lr"):
+        answer_non_finite(error, rollbacks)
 
 
 def lost(actor_error: BaseException) -> BaseException:
