@@ -55,7 +55,7 @@ def test_other_errors_are_left_to_the_caller() -> None:
 
 def test_missed_commits_end_a_run_in_their_own_words() -> None:
     gone = RuntimeError("a peer is gone")
-    with pytest.raises(MissedCommits, match="^pairs: 3 commits in a row$"):
+    with pytest.raises(MissedCommits, match=r"^pairs: 3 commits in a row$"):
         raise_lasting(WorkerGroupError("rank 1", {0: MissedCommits("pairs: 3 commits in a row"), 1: gone}))
 
 
