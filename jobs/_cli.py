@@ -15,13 +15,10 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import tyro
 import yaml
 
-from mvgan.config import InputError, Resources, Run, from_dict, to_dict, validate, validate_resources
+from mvgan.config import Ended, InputError, Resources, Run, from_dict, to_dict, validate, validate_resources
 from mvgan.presets import preset
-from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.run import read_run
 from mvgan.storage.uri import Unreachable
-from mvgan.train.committer import MissedCommits
-from mvgan.train.guard import Diverged, NonFinite
 
 
 T = TypeVar("T")
@@ -75,7 +72,7 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except (Superseded, Conflict, NonFinite, Diverged, MissedCommits, Unreachable) as error:
+    except (Ended, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ T = TypeVar("T", bound="DataclassInstance")
 
 class InputError(ValueError):
     """A user's mistake, as one line: what was wrong, what was expected, what to do."""
+
+
+class Ended(RuntimeError):
+    """What ended a run that nothing is wrong with, as one line: what happened, what to do. The same command goes on with it."""
 
 
 def _intervals(text: str) -> tuple[int, ...]:
@@ -256,7 +261,13 @@ class Resources:
     threads: int = 0
     """CPU threads per worker; 0 shares the cores of its machine, but for one, among the workers there."""
     max_failures: int = 3
-    """How often a failed group of workers is restarted from the last commit."""
+    """How often a failed group of workers is restarted from the last commit; counted anew after each new commit."""
+    hang_s: float = 600
+    """Seconds without a finished step after which workers are restarted. Must be longer than any step, measure and commit."""
+    start_s: float = 900
+    """Seconds within which the workers must have begun, counted anew at each restart."""
+    max_hours: float = 0
+    """Hours after which the command ends; the same command goes on. 0 sets no bound."""
     max_missed_commits: int = 3
     """Commits in a row that the storage may refuse before the run is ended."""
 
@@ -397,9 +408,9 @@ def _check_numbers(values: dict[str, Any], where: str = "") -> None:
 
 def validate_resources(resources: Resources) -> Resources:
     """Check where a run is to be computed. Raises InputError."""
-    for name, least in (("workers", 1), ("threads", 0), ("max_failures", 0), ("max_missed_commits", 1)):
-        value = getattr(resources, name)
-        if value < least:
+    for name, value in to_dict(resources).items():
+        least = 1 if name in ("workers", "max_missed_commits", "hang_s", "start_s") else 0
+        if not least <= value < math.inf:
             raise InputError(f"{name} is {value}; it must be at least {least}")
     return resources
 

@@ -23,3 +23,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     render_set(str(folder), 6, 72)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shards(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their shards at 16 px."""
+    from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
+    from mvgan.presets import smoke
+
+    folder = tmp_path_factory.mktemp("shards")
+    plan = plan_ingest(str(clips), str(folder), smoke())
+    begin(plan)
+    finish(plan, [ingest_group(group) for group in plan.groups])
+    return folder

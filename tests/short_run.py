@@ -13,11 +13,11 @@ SHORT = [
 ]  # fmt: skip
 
 
-def command(*flags: str) -> list[str]:
-    """The pipeline at its shortest."""
-    return [sys.executable, "-m", "jobs.pipeline", *SHORT, *flags]
+def command(*flags: str, job: str = "pipeline") -> list[str]:
+    """The pipeline, or one job of it, at its shortest."""
+    return [sys.executable, "-m", f"jobs.{job}", *SHORT, *flags]
 
 
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    """The pipeline to its end."""
-    return subprocess.run(command(*flags), cwd=ROOT, capture_output=True, text=True, timeout=600)
+def run(*flags: str, job: str = "pipeline") -> subprocess.CompletedProcess[str]:
+    """The same, to its end."""
+    return subprocess.run(command(*flags, job=job), cwd=ROOT, capture_output=True, text=True, timeout=600)

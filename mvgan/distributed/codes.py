@@ -10,8 +10,8 @@ import ray
 import torch
 from torch import Tensor
 
-from mvgan.config import Resources
-from mvgan.distributed.errors import raise_lasting
+from mvgan.config import Ended, Resources
+from mvgan.distributed.errors import failure_of, raise_lasting
 from mvgan.distributed.resources import check_room
 from mvgan.motion.factorize import Sample, combine
 from mvgan.storage.run import RunFolder, read_run
@@ -79,8 +79,11 @@ def _map(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], res
         (done, *_), _ = ray.wait(list(waiting), num_returns=1)
         try:
             results[waiting.pop(done)] = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
+        except ray.exceptions.RayError as error:
             raise_lasting(error)
+            failure = failure_of(error, [], [])
+            if failure.memory:
+                raise Ended(f"codes: {failure.words}; lower --codes.chunk or --resolution under another --name") from None
             raise
         elapsed_s = time.monotonic() - started
         eta_s = elapsed_s / len(results) * (len(arguments) - len(results))

@@ -1,4 +1,4 @@
-"""Lines that workers say, printed by the driver and kept in the run's `logs/`.
+"""Lines that workers say, printed by the driver and kept in the run's `logs/`, and notes that only the driver reads.
 
 Ray's own forwarding prefixes every line and mixes in its internals; its logs stay in its session folder.
 """
@@ -22,10 +22,11 @@ KEEP_S = 30.0
 
 
 class _Lines:
-    """Holds lines between the workers and the driver."""
+    """Holds lines and notes between the workers and the driver."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.notes: list[Any] = []
 
     def add(self, line: str) -> None:
         self.lines.append(line)
@@ -33,6 +34,12 @@ class _Lines:
     def take(self) -> list[str]:
         lines, self.lines = self.lines, []
         return lines
+
+    def note(self, value: Any) -> None:
+        self.notes.append(value)
+
+    def noted(self) -> list[Any]:
+        return self.notes
 
 
 class Console:
@@ -49,6 +56,18 @@ class Console:
             ray.get(self.actor.add.remote(line))
         except ray.exceptions.RayActorError:
             print(line, flush=True)
+
+    def note(self, value: Any) -> None:
+        """Leave a value for the driver, or, without its node, in this process's own log."""
+        try:
+            ray.get(self.actor.note.remote(value))
+        except ray.exceptions.RayActorError:
+            print(value, flush=True)
+
+    def noted(self) -> list[Any]:
+        """All values left so far."""
+        notes: list[Any] = ray.get(self.actor.noted.remote())
+        return notes
 
     def forward_logging(self) -> None:
         """Send this process's log records too: warnings of commits and data."""

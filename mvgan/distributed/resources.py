@@ -1,41 +1,81 @@
 """The Ray cluster of a verb: the one it was submitted to, or one of its own on this machine."""
 
 import logging
+import math
 import os
-from collections.abc import Iterator
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 import ray
+from ray._private.state import available_resources_per_node
 
-from mvgan.config import InputError, Resources
+from mvgan.config import Ended, InputError, Resources
 
+
+logger = logging.getLogger(__name__)
 
 DECODE_CPUS = 0.5
 """CPUs of one decoding task."""
 
+VMSTAT = Path("/proc/vmstat")
+
 
 @contextmanager
 def session(resources: Resources) -> Iterator[None]:
-    """Connect to the cluster named by RAY_ADDRESS, or start one on this machine and end it afterwards."""
-    if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            ray.init(
-                address="local",
-                # Logical CPUs: one a worker, and the machine's own for decoding and tasks beside them.
-                num_cpus=resources.workers + max(2, os.cpu_count() or 1),
-                object_store_memory=_object_store_bytes(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-        for name in ("ray.data", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+    """Connect to the cluster named by RAY_ADDRESS, or start one on this machine and end it afterwards.
+
+    Raises Ended in the block after `resources.max_hours`.
+    """
+    with _bounded(resources.max_hours):
+        if not ray.is_initialized():
+            _connect(resources)
+            for name in ("ray.data", "ray.train"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(resources: Resources) -> None:
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        return
+    ray.init(
+        address="local",
+        # Logical CPUs: one a worker, and the machine's own for decoding and tasks beside them.
+        num_cpus=resources.workers + max(2, os.cpu_count() or 1),
+        object_store_memory=_object_store_bytes(),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+@contextmanager
+def _bounded(max_hours: float) -> Iterator[None]:
+    """Raise Ended in this thread, which must be the main one, once the hours are over."""
+    if not max_hours:
+        yield
+        return
+
+    def over(signum: int, frame: FrameType | None) -> None:
+        raise Ended(f"the {max_hours:g} hours of --max-hours are over; the same command goes on from the last commit")
+
+    before = signal.signal(signal.SIGALRM, over)
+    # Again each minute: the first may fall into a call that takes any error for its own.
+    signal.setitimer(signal.ITIMER_REAL, max_hours * 3600, 60)
     try:
         yield
     finally:
-        ray.shutdown()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _object_store_bytes() -> int:
@@ -43,19 +83,78 @@ def _object_store_bytes() -> int:
     return min(2 * 1024**3, memory // 5)
 
 
+@dataclass(frozen=True)
+class Node:
+    """What a node has, or has free."""
+
+    cpus: float
+    gpus: float
+
+
+def nodes() -> tuple[list[Node], list[Node]]:
+    """The nodes of the cluster that are alive: what each has, and what of it is free."""
+    free = available_resources_per_node()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [_node(node["Resources"]) for node in alive], [_node(free.get(node["NodeID"], {})) for node in alive]
+
+
+def _node(resources: dict[str, float]) -> Node:
+    return Node(resources.get("CPU", 0), resources.get("GPU", 0))
+
+
+def places(cluster: Sequence[Node], resources: Resources) -> int:
+    """How many workers the nodes hold: each takes a CPU, and with `resources.gpu` a GPU, of one node."""
+    return sum(int(min(node.cpus, node.gpus) if resources.gpu else node.cpus) for node in cluster)
+
+
+def fits(cluster: Sequence[Node], resources: Resources) -> bool:
+    """Whether the nodes hold the workers and, beside them, a decoding task for each: otherwise training would hang."""
+    decoding = sum(math.floor(node.cpus / DECODE_CPUS) for node in cluster) - resources.workers / DECODE_CPUS
+    return places(cluster, resources) >= resources.workers and decoding >= resources.workers
+
+
 def check_room(resources: Resources) -> None:
-    """Raise InputError when the cluster has no CPU left for decoding beside the workers: training would hang."""
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-    needed = resources.workers * (1 + DECODE_CPUS)
-    if cpus < needed:
-        raise InputError(
-            f"{resources.workers} workers and their decoding need {needed:g} CPUs, the cluster has {cpus:g}; lower --workers or add nodes"
-        )
-    if resources.gpu and gpus < resources.workers:
-        raise InputError(
-            f"{resources.workers} workers with --gpu need as many GPUs, the cluster has {gpus:g}; lower --workers or add nodes"
-        )
+    """Wait until workers and decoding have room beside what else runs on the cluster, at most `resources.start_s`.
+
+    Raises InputError when the whole cluster is too small, Ended when others did not make room in time.
+    """
+    whole, free = nodes()
+    if not fits(whole, resources):
+        raise InputError(f"{demand(resources)}; the cluster has {describe(whole, resources)}; lower --workers or add nodes")
+    deadline = time.monotonic() + resources.start_s
+    if not fits(free, resources):
+        logger.info("waits for room on the cluster: %s; free are %s", demand(resources), describe(free, resources))
+    while not fits(free, resources):
+        if time.monotonic() > deadline:
+            raise Ended(
+                f"no room within {resources.start_s:g} s: {demand(resources)}; free are {describe(free, resources)}; "
+                "end other jobs, add nodes, lower --workers, or raise --start-s"
+            )
+        time.sleep(1)
+        _, free = nodes()
+
+
+def demand(resources: Resources) -> str:
+    """What workers and decoding need, in words."""
+    each = "a CPU and a GPU" if resources.gpu else "a CPU"
+    return f"{resources.workers} workers take {each} each and their decoding {DECODE_CPUS:g} CPU each, {_total(resources):g} CPUs in all"
+
+
+def _total(resources: Resources) -> float:
+    return resources.workers * (1 + DECODE_CPUS)
+
+
+def describe(cluster: Sequence[Node], resources: Resources) -> str:
+    """What nodes have, in words."""
+    cpus, gpus = sum(node.cpus for node in cluster), sum(node.gpus for node in cluster)
+    said = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if resources.gpu or gpus else "")
+    return f"{said} on {len(cluster)} nodes, places for {places(cluster, resources)} workers"
+
+
+def oom_kills() -> int:
+    """How many processes the kernel of this machine has killed for want of memory since it started."""
+    found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def worker_threads(workers_here: int) -> int:

@@ -1,5 +1,6 @@
-"""Training a stage with Ray Train: one worker, or many with DDP."""
+"""Training a stage with Ray Train: one worker, or many with DDP, started again when they fail."""
 
+import itertools
 import os
 import socket
 import tempfile
@@ -9,23 +10,29 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from mvgan.config import Resources
-from mvgan.distributed.console import console
+from mvgan.config import Ended, Resources
+from mvgan.distributed.console import Console, console
 from mvgan.distributed.data import WindowStreams, streamed_batches
-from mvgan.distributed.errors import answer_non_finite, raise_lasting
+from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, raise_lasting
 from mvgan.distributed.resources import check_room, worker_threads
+from mvgan.distributed.watchdog import Hung, began, bound, killed_for_memory, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import Rollbacks
 from mvgan.train.session import Worker, train_worker
+from mvgan.train.watchdog import TELL_S, Watchdog
 
 
 def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
-    """Train `stage` to its end, from its newest commit on; does nothing when it has ended."""
+    """Train `stage` to its end, from its newest commit on; does nothing when it has ended.
+
+    Raises InputError for a user's mistake, Ended when the workers cannot begin or fail too often.
+    """
     if folder.complete(stage) is None:
         check_room(resources)
         epoch = folder.commits(stage).claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
@@ -35,48 +42,77 @@ def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
 
 def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> None:
     """Train, and start the workers again from the newest commit when some of them fail."""
+    retries, rollbacks = Retries(resources.max_failures), Rollbacks(folder.commits(stage), stage)
     with console(folder.store, f"{stage}-{epoch:05d}") as out, tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes:
-        config = {"run": folder.uri, "stage": stage, "epoch": epoch, "threads": resources.threads, "console": out}
-        config["max_missed_commits"] = resources.max_missed_commits
-        rollbacks = Rollbacks(folder.commits(stage), stage)
-        for attempt in range(resources.max_failures + 1):
+        for attempt in itertools.count():
+            trainer = _trainer(folder, stage, epoch, attempt, resources, out, notes)
             try:
-                _trainer(folder, stage, f"{notes}/{attempt}", resources, config).fit()
+                bound(trainer.fit, stage, attempt, resources, out)
                 break
-            except TrainingFailedError as error:
+            except (TrainingFailedError, ray.exceptions.RayError) as error:  # the latter when Ray's own actor of the training dies
                 raise_lasting(error)
-                answer_non_finite(error, rollbacks, retry=attempt < resources.max_failures)
-                if attempt == resources.max_failures:
-                    raise
-                out.say(f"{stage}: workers failed, starting them again from the newest commit: {_last_line(error)}")
+                answer_non_finite(error, rollbacks)
+                hung = [note.rank for note in out.noted() if isinstance(note, Hung) and note.attempt == attempt]
+                failure = failure_of(error, hung, killed_for_memory(out, attempt))
+                if not retries.again(failure, _newest(folder, stage)):
+                    if failure.unforeseen:
+                        raise
+                    raise Ended(_ending(stage, failure, retries)) from None
+                out.say(f"{stage}: {failure.words}; starting the workers again from the newest commit")
 
 
-def _trainer(folder: RunFolder, stage: str, notes: str, resources: Resources, config: dict[str, Any]) -> TorchTrainer:
+def _newest(folder: RunFolder, stage: str) -> int:
+    return max((commit.images for commit in folder.commits(stage).records()), default=0)
+
+
+def _ending(stage: str, failure: Failure, retries: Retries) -> str:
+    """The line that ends a stage whose workers fail again and again."""
+    if failure.memory:
+        return (
+            f"{stage}: {failure.words}; lower {LOWER[stage]} under another --name, or train with fewer --workers on each node; "
+            "the same command goes on from the last commit"
+        )
+    return (
+        f"{stage}: {failure.words}; {retries.failures} failures without a commit in between; "
+        "see the run's logs/; the same command goes on from the last commit"
+    )
+
+
+def _trainer(folder: RunFolder, stage: str, epoch: int, attempt: int, resources: Resources, out: Console, notes: str) -> TorchTrainer:
+    # A worker that answers no call from outside is given up, and so is a start that Ray would repeat for ever.
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_s + TELL_S)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_s)
+    config = {"run": folder.uri, "stage": stage, "epoch": epoch, "attempt": attempt, "resources": resources, "console": out}
     return TorchTrainer(
         _worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
+        # The watchdog comes first: it keeps the stacks of what hangs.
+        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=round(resources.hang_s + TELL_S)),
         scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker={"CPU": 1}),
         # Ray is given no checkpoint, so the workers never ask for the folder of its notes: it can be one of the driver's
         # machine, new for each start. On S3 it would go through pyarrow, which gives up after three tries. Ray would also
         # retry what cannot heal, so the retries are in `_fit`.
-        run_config=RunConfig(name=stage, storage_path=notes, failure_config=FailureConfig(max_failures=0)),
+        run_config=RunConfig(
+            name=f"{epoch:05d}-{attempt}",
+            storage_path=notes,
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+        ),
         datasets={"train": ray.data.range(1)},
         dataset_config=WindowStreams(folder.uri, stage),
     )
 
 
 def _worker(config: dict[str, Any]) -> None:
-    out = config["console"]
+    out, stage, resources = config["console"], config["stage"], config["resources"]
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    began(out, config["attempt"], rank)
     out.forward_logging()
     folder = read_run(config["run"])
-    context = ray.train.get_context()
-    torch.set_num_threads(config["threads"] or worker_threads(context.get_local_world_size()))
-    stream: Any = ray.train.get_dataset_shard("train")  # what WindowStreams gives
-    batches = streamed_batches(stream)
-    place = Worker(context.get_world_rank(), context.get_world_size(), get_device(), out.say, config["max_missed_commits"])
-    train_worker(folder, config["stage"], config["epoch"], batches, place)
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    torch.set_num_threads(resources.threads or worker_threads(context.get_local_world_size()))
+    name = f"{stage}-{config['epoch']:05d}"
+    with Watchdog(resources.hang_s, tell_hang(folder.store, out, name, config["attempt"], rank, resources.hang_s)) as watchdog:
+        stream: Any = ray.train.get_dataset_shard("train")  # what WindowStreams gives
+        batches = watchdog.watched(streamed_batches(stream))
+        place = Worker(rank, context.get_world_size(), get_device(), out.say, resources.max_missed_commits)
+        train_worker(folder, stage, config["epoch"], batches, place)

@@ -51,7 +51,16 @@ class VideoDiscriminator(nn.Module):
         for index, scale in enumerate(self.scales):
             if index:
                 # Time is kept up to 16 frames, so that short clips still differ in it.
-                stride = (1 if x.shape[2] <= 16 else 2, 2, 2)
-                x = F.avg_pool3d(x, 3, stride=stride, padding=1, count_include_pad=False)
+                x = _average(x, time_stride=1 if x.shape[2] <= 16 else 2)
             scores.append(scale(x))
         return scores
+
+
+def _average(x: Tensor, time_stride: int) -> Tensor:
+    """Means over 3x3x3 neighbours within [n, c, t, h, w], with stride 2 in space.
+
+    The same as avg_pool3d without its padding, but that one has no deterministic backward on a GPU.
+    """
+    x = F.avg_pool2d(x.flatten(1, 2), 3, stride=2, padding=1, count_include_pad=False).unflatten(1, x.shape[1:3])
+    rows = F.avg_pool2d(x.flatten(3), (3, 1), stride=(time_stride, 1), padding=(1, 0), count_include_pad=False)
+    return rows.unflatten(3, x.shape[3:])

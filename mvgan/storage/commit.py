@@ -22,7 +22,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from mvgan.config import InputError
+from mvgan.config import Ended, InputError
 from mvgan.storage.store import Store
 
 
@@ -33,11 +33,11 @@ RECORD = r"commits/((\d+)-(\d+))\.json"
 logger = logging.getLogger(__name__)
 
 
-class Superseded(RuntimeError):
+class Superseded(Ended):
     """A newer driver has claimed this run; this one must stop."""
 
 
-class Conflict(RuntimeError):
+class Conflict(Ended):
     """Somebody with the same epoch has committed at the same number of images: two writers of one driver."""
 
 

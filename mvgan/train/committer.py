@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mvgan.config import Ended
 from mvgan.storage.commit import Commit, Commits, Conflict, Superseded
 from mvgan.train.guard import SKIPPED, NonFinite, place_of
 from mvgan.train.hooks import History, Say
@@ -25,7 +26,7 @@ RETRY_S = 2.0
 """Pause before the last commit of a stage is tried again; doubled each time."""
 
 
-class MissedCommits(RuntimeError):
+class MissedCommits(Ended):
     """The storage has refused so many commits that training ended."""
 
 

@@ -5,6 +5,7 @@ import logging
 import torch
 from torch import Tensor
 
+from mvgan.config import Ended
 from mvgan.storage.commit import Commit, Commits
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import UNITS
@@ -26,7 +27,7 @@ class NonFinite(RuntimeError):
     """Losses, gradients or weights are NaN or infinite. Answered by starting the workers again from the newest commit."""
 
 
-class Diverged(RuntimeError):
+class Diverged(Ended):
     """Numbers ceased to be finite again after a rollback; no further try can mend it."""
 
 

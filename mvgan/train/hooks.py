@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from torch import Tensor
 
 from mvgan.train.guard import SKIPPED
@@ -88,14 +90,16 @@ class _Board:
     def __init__(self, outbox: Outbox, name: str, start: Progress) -> None:
         self.outbox, self.name = outbox, name
         self.folder = tempfile.TemporaryDirectory(prefix="mvgan-")
-        # What an earlier process told of later steps than it committed is told again by this one. TensorBoard reads the
-        # files in the order of their names, which have whole seconds only.
-        self.writer = SummaryWriter(self.folder.name, purge_step=start.images + 1, filename_suffix=f".{time.time_ns()}")
+        # Not SummaryWriter, whose flush leaves out what its own thread has not written yet. TensorBoard reads files in the
+        # order of their names, in which there are whole seconds only.
+        self.writer = EventsWriter(f"{self.folder.name}/events", f".{time.time_ns()}")
+        # What an earlier process told of later steps than it committed is told again by this one.
+        self.writer.write_event(Event(wall_time=time.time(), step=start.images + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, record: dict[str, Any]) -> None:
         for key, value in record.items():
             if key != "images":
-                self.writer.add_scalar(f"{self.name}/{key}", value, record["images"])
+                self.writer.write_event(Event(wall_time=time.time(), step=record["images"], summary=scalar(f"{self.name}/{key}", value)))
         self.writer.flush()
         for file in Path(self.folder.name).iterdir():
             self.outbox.put(f"tensorboard/{self.name}/{file.name}", file.read_bytes())

@@ -196,6 +196,9 @@ def test_every_setting_is_explained() -> None:
         (Resources(workers=0), "workers is 0; it must be at least 1"),
         (Resources(threads=-1), "threads is -1"),
         (Resources(max_failures=-2), "max_failures is -2"),
+        (Resources(hang_s=0), "hang_s is 0; it must be at least 1"),
+        (Resources(start_s=float("nan")), "start_s is nan"),
+        (Resources(max_hours=-0.5), "max_hours is -0.5; it must be at least 0"),
     ],
 )
 def test_validate_resources(resources: Resources, message: str) -> None:

@@ -1,18 +1,29 @@
 """What the shells around Ray do before and after a cluster computes; none is started here."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+import torch
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
 import mvgan.distributed.codes
 from mvgan.config import InputError, Resources
-from mvgan.distributed.errors import raise_lasting
-from mvgan.distributed.resources import check_room
+from mvgan.distributed.errors import Failure, Retries, answer_non_finite, failure_of, raise_lasting
 from mvgan.presets import smoke
+from mvgan.storage.commit import Commits
 from mvgan.storage.run import open_run
+from mvgan.storage.uri import LocalStore
+from mvgan.train.committer import MissedCommits
+from mvgan.train.guard import Diverged, NonFinite, Rollbacks
 
 
 def task_error(cause: Exception) -> BaseException:
@@ -42,14 +53,85 @@ def test_other_errors_are_left_to_the_caller() -> None:
     raise_lasting(WorkerGroupError("rank 0", {0: RuntimeError("a bug")}))
 
 
+def test_missed_commits_end_a_run_in_their_own_words() -> None:
+    gone = RuntimeError("a peer is gone")
+    with pytest.raises(MissedCommits, match=r"^pairs: 3 commits in a row$"):
+        raise_lasting(WorkerGroupError("rank 1", {0: MissedCommits("pairs: 3 commits in a row"), 1: gone}))
+
+
+def test_numbers_that_are_not_finite_are_answered_by_one_rollback(tmp_path: Path) -> None:
+    """However they are wrapped; the second time without a commit in between there is no further try."""
+    words = "pairs: loss or gradients of D not finite after 40 pairs, 6 times in a row"
+    error = WorkerGroupError("both ranks", {0: task_error(NonFinite(words)), 1: NonFinite(words)})
+    raise_lasting(error)
+    rollbacks = Rollbacks(Commits(LocalStore(tmp_path), "pairs"), "pairs")
+    answer_non_finite(WorkerGroupError("", {0: RuntimeError("a bug")}), rollbacks)
+    answer_non_finite(error, rollbacks)
+    assert failure_of(error, [], []) == Failure("loss or gradients of D not finite after 40 pairs, 6 times in a row")
+    with pytest.raises(Diverged, match=f"^{words}, again after going on from the start, as there is no commit; lower --pairs.lr"):
+        answer_non_finite(error, rollbacks)
+
+
+def lost(actor_error: BaseException) -> BaseException:
+    """What Ray Train raises when its call to a worker fails so."""
+    return WorkerGroupError("rank 1", {1: WorkerHealthCheckFailedError("A worker health check failed.", failure=actor_error)})
+
+
+GLOO = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
+MONITOR = "Memory on the node (IP: 10.0.0.7, ID: ab) was 15.21GB used / 16.00GB limit (0.950625)\nRefer to the documentation"
+
+
 @pytest.mark.parametrize(
-    ("resources", "words"), [(Resources(workers=3), "4.5 CPUs, the cluster has 4"), (Resources(gpu=True), "GPUs, the cluster has 0")]
+    ("error", "hung", "killed_on", "expected"),
+    [
+        (lost(OutOfMemoryError(MONITOR)), [], [], Failure("", memory=True)),
+        (WorkerGroupError("", {0: task_error(OutOfMemoryError(MONITOR))}), [], [], Failure("", memory=True)),
+        (WorkerGroupError("", {0: torch.OutOfMemoryError("CUDA out of memory. Tried")}), [], [], Failure("", memory=True)),
+        (WorkerGroupError("", {0: MemoryError()}), [], [], Failure("", memory=True)),
+        (lost(ActorDiedError()), [], ["host-7"], Failure("", memory=True)),
+        (WorkerGroupError("", {0: GLOO}), [], ["host-7"], Failure("", memory=True)),
+        (lost(ActorDiedError()), [], [], Failure("")),
+        (ControllerError(WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")), [], [], Failure("")),
+        (lost(ActorDiedError()), [0, 3], ["host-7"], Failure("")),
+        (WorkerGroupError("", {1: WorkerHealthCheckTimeoutError("hanging")}), [], [], Failure("")),
+        (PreemptionError(PreemptionInfo(None, {"node": [1]})), [], [], Failure("", preempted=True)),
+        (WorkerGroupError("", {0: ValueError("a bug")}), [], ["host-7"], Failure("", unforeseen=True)),
+        (WorkerGroupError("", {0: GLOO}), [], [], Failure("", unforeseen=True)),
+    ],
 )
-def test_a_cluster_too_small_is_told(resources: Resources, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
-    with pytest.raises(InputError, match=words):
-        check_room(resources)
-    check_room(Resources(workers=2))
+def test_the_kind_of_a_failure(error: BaseException, hung: list[int], killed_on: list[str], expected: Failure) -> None:
+    failure = failure_of(error, hung, killed_on)
+    assert dataclasses.replace(failure, words="") == expected
+    assert failure.words and "\n" not in failure.words
+
+
+def test_the_words_of_a_failure() -> None:
+    assert failure_of(lost(OutOfMemoryError(MONITOR)), [], []).words.endswith("its node had 15.21 of 16.00 GB in use")
+    assert "host-7" in failure_of(lost(ActorDiedError()), [], ["host-7"]).words
+    assert failure_of(lost(ActorDiedError()), [0, 3], []).words == "worker 0, 3 hung"
+    cuda = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1 GiB is free. See"
+    assert failure_of(torch.OutOfMemoryError(cuda), [], []).words == "CUDA out of memory. Tried to allocate 20.00 GiB"
+
+
+def test_failures_count_since_the_newest_commit() -> None:
+    retries, failure = Retries(2), Failure("killed")
+    assert [retries.again(failure, images) for images in (0, 0, 0)] == [True, True, False]
+    retries = Retries(2)
+    assert all(retries.again(failure, images) for images in (100, 100, 200, 200, 300))
+    assert [retries.again(failure, 300), retries.again(failure, 300)] == [True, False]
+
+
+def test_memory_that_ran_out_gets_one_more_try() -> None:
+    retries, failure = Retries(5), Failure("out of memory", memory=True)
+    assert [retries.again(failure, 0), retries.again(Failure("killed"), 0), retries.again(failure, 0)] == [True, True, False]
+    assert Retries(5).again(failure, 0)
+    assert not Retries(0).again(failure, 0)
+
+
+def test_nodes_that_are_taken_away_do_not_count() -> None:
+    retries = Retries(0)
+    assert all(retries.again(Failure("spot", preempted=True), 0) for _ in range(9))
+    assert not retries.again(Failure("killed"), 0)
 
 
 def test_codes_begin_with_room_and_the_selected_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,9 @@ from tests.unit.train.test_pairs import equal
 
 # Commits every 4 steps of 8: the phases that are due at every 3rd and 2nd step, and windows of 12, are at other places
 # then. The average forgets so slowly that the end still shows what it was at the commit.
-PAIR_SETTINGS = dataclasses.replace(session.RUN.pairs, evaluations=0, ema_kimg=0.1, ema_rampup=1.0)
+PAIR_SETTINGS = dataclasses.replace(
+    session.RUN.pairs, evaluations=0, ema_kimg=0.1, ema_rampup=1.0, augment="ada", ada_interval=1, ada_kimg=0.05, ada_target=0.01
+)  # fmt: skip
 RUN = dataclasses.replace(session.RUN, deterministic=True, pairs=PAIR_SETTINGS)
 STEPS, KILLED_AT = 4, 32
 NETWORKS = ("generator", "discriminator", "ema", "latent", "d_v", "d_r")
@@ -133,6 +135,7 @@ def window_position_lost(patch: pytest.MonkeyPatch, stage: type) -> None:
 PAIRS: dict[str, Change] = {
     "optimizer": fresh("g_optimizer", "d_optimizer"),
     "EMA": without(lambda state, _: {"ema": state["generator"]}),
+    "ADA": fresh("augment"),
     "path-length mean": fresh("pl_mean"),
     "progress": progress_lost,
     "sample index": sample_index_lost,
@@ -152,7 +155,15 @@ def test_every_part_of_the_state_has_a_control(undisturbed: RunFolder) -> None:
     """But the networks that train, without which nothing would be resumed."""
     commit = undisturbed.require("pairs")
     parts = set(from_bytes(undisturbed.commits("pairs").read(commit, "state.pt"))) - {"generator", "discriminator"}
-    assert parts == {"g_optimizer", "d_optimizer", "ema", "pl_mean"}
+    assert parts == {"g_optimizer", "d_optimizer", "ema", "augment", "pl_mean"}
+
+
+def test_the_controls_have_something_to_lose(killed: RunFolder) -> None:
+    """Where the run was killed, ADA has moved and path lengths have a mean."""
+    commit = killed.commits("pairs").newest()
+    assert commit is not None
+    state = from_bytes(killed.commits("pairs").read(commit, "state.pt"))
+    assert state["augment"]["p"] > 0 and state["pl_mean"] > 0
 
 
 @pytest.mark.parametrize(("name", "stage", "control"), CASES, ids=lambda value: value if isinstance(value, str) else "")

@@ -1,0 +1,128 @@
+"""What the driver knows of its workers: whether they have begun, hang, or were killed for want of memory."""
+
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import ControllerError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mvgan.config import Ended, Resources
+from mvgan.distributed.console import Console
+from mvgan.distributed.resources import demand, describe, nodes, oom_kills
+from mvgan.storage.uri import Store
+
+
+POLL_S = 0.5
+ASK_S = 30.0
+"""Time for a node to say whether its kernel has killed a process."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A worker has begun, at a time when its kernel had killed `oom_kills` processes."""
+
+    attempt: int
+    rank: int
+    host: str
+    node_id: str
+    oom_kills: int
+
+
+@dataclass(frozen=True)
+class Hung:
+    """A worker was ended by its watchdog."""
+
+    attempt: int
+    rank: int
+
+
+def began(out: Console, attempt: int, rank: int) -> None:
+    """Tell the driver that this worker has begun."""
+    out.note(Begun(attempt, rank, socket.gethostname(), ray.get_runtime_context().get_node_id(), oom_kills()))
+
+
+def _begun(out: Console, attempt: int) -> list[Begun]:
+    return [note for note in out.noted() if isinstance(note, Begun) and note.attempt == attempt]
+
+
+def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console) -> None:
+    """Call `fit`, whose workers must begin within `resources.start_s`, and raise what it raises.
+
+    Raises Ended when they do not begin: Ray would wait for ever for a node that does not come back.
+    """
+    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            fit()
+        except BaseException as error:
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    started = time.monotonic()
+    threading.Thread(target=run, name=f"fit {stage}", daemon=True).start()
+    ready = 0
+    while True:
+        try:
+            error = outcome.get(timeout=POLL_S)
+        except queue.Empty:
+            if ready < resources.workers:
+                ready = len(_begun(out, attempt))
+                if ready < resources.workers and time.monotonic() > started + resources.start_s:
+                    raise Ended(_not_begun(stage, ready, resources)) from None
+            continue
+        if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise Ended(_not_begun(stage, ready, resources)) from None
+        if error is not None:
+            raise error
+        return
+
+
+def _not_begun(stage: str, ready: int, resources: Resources) -> str:
+    whole, free = nodes()
+    return (
+        f"{stage}: {ready} of {resources.workers} workers have begun within {resources.start_s:g} s; {demand(resources)}; "
+        f"the cluster has {describe(whole, resources)}, free are {describe(free, resources)}; "
+        "add nodes, lower --workers, or raise --start-s; the same command goes on from the last commit"
+    )
+
+
+def killed_for_memory(out: Console, attempt: int) -> list[str]:
+    """Hosts of the attempt's workers whose kernel has killed a process for want of memory since they began; lost ones say nothing."""
+    before = {note.node_id: note for note in _begun(out, attempt)}
+    ask: Any = ray.remote(num_cpus=0, max_retries=0)(oom_kills)
+    there = {node_id: NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in before}
+    asked = {node_id: ask.options(scheduling_strategy=place).remote() for node_id, place in there.items()}
+    if asked:
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ASK_S)
+    found = []
+    for node_id, answer in asked.items():
+        try:
+            if ray.get(answer, timeout=0) > before[node_id].oom_kills:
+                found.append(before[node_id].host)
+        except ray.exceptions.RayError as error:
+            print(f"{before[node_id].host} does not answer: {type(error).__name__}", file=sys.stderr, flush=True)
+    return found
+
+
+def tell_hang(store: Store, out: Console, name: str, attempt: int, rank: int, limit_s: float) -> Callable[[bytes], None]:
+    """What a worker's watchdog does with the stacks: keeps them in the run's `logs/` and says where."""
+
+    def tell(stacks: bytes) -> None:
+        path = f"logs/{name}-{attempt}-worker-{rank}-stacks.txt"
+        sys.stderr.buffer.write(stacks)  # Ray's own log of this worker: storage may be what hangs
+        sys.stderr.flush()
+        out.note(Hung(attempt, rank))
+        store.write(path, stacks)
+        out.say(f"{name}: worker {rank} has finished no step for {limit_s:g} s; the stacks of its threads are in {store.uri}/{path}")
+
+    return tell

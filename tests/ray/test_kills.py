@@ -1,0 +1,63 @@
+"""What dies, hangs or is lost on a cluster: the same weights in the end, to the bit, or one line that says why not.
+
+One moment a cell here, five in tests/soak.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kill_matrix import KILLS, LAST_S, Scene, killed_run, machines, title
+
+
+@pytest.fixture(scope="module")
+def scene(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A cluster and an undisturbed run."""
+    with machines() as cluster:
+        scene = Scene(cluster, shards, tmp_path_factory.mktemp("runs"))
+        scene.make_whole()
+        yield scene
+
+
+@pytest.mark.parametrize(("stage", "images"), [("pairs", 320), ("video", 64)])
+@pytest.mark.parametrize("victim", KILLS)
+def test_killed_at_a_commit(victim: str, stage: str, images: int, scene: Scene) -> None:
+    assert killed_run(scene, victim, stage, images) == scene.sha256(stage)
+
+
+def test_a_stopped_worker_is_ended_and_replaced(scene: Scene) -> None:
+    """SIGSTOP: its peer waits in a collective, keeps its stacks and ends; both start again."""
+    driver = scene.start("pairs", "stopped", "--hang-s", "20")
+    scene.wait_for("pairs", "stopped", 320, driver)
+    stopped = scene.machines.workers()[0]
+    os.kill(stopped, signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    assert driver.wait(LAST_S) == 0, scene.said("stopped")
+    assert scene.sha256("pairs", "stopped") == scene.sha256("pairs")
+    said = scene.said("stopped")
+    assert "has finished no step for 20 s; the stacks of its threads are in" in said and "hung; starting the workers again" in said
+    stacks = list((scene.root / "stopped/logs").glob("*-stacks.txt"))
+    assert stacks and str(stacks[0]) in said and "Traceback" not in said
+    assert "in step" in stacks[0].read_text() and "train/pairs.py" in stacks[0].read_text()
+    assert title(stopped) == "" and time.monotonic() - stopped_at < 150
+
+
+def test_a_node_that_nothing_replaces_ends_the_run_in_time(scene: Scene) -> None:
+    """Ray would wait for ever. The same command, with the node replaced, then goes on."""
+    driver = scene.start("pairs", "alone", "--start-s", "20")
+    scene.wait_for("pairs", "alone", 320, driver)
+    scene.machines.lose(scene.machines.node_of_a_worker())
+    assert driver.wait(LAST_S) == 1, scene.said("alone")
+    last = scene.said("alone").splitlines()[-1]
+    assert last.startswith("error: pairs: 0 of 2 workers have begun within 20 s; 2 workers take a CPU each"), last
+    assert "3 CPUs in all; the cluster has 2 CPUs" in last and "Traceback" not in scene.said("alone")
+    refused = scene.start("pairs", "alone")
+    assert refused.wait(LAST_S) == 2, "2 CPUs for 2 workers would hang for want of decoding"
+    assert scene.said("alone").splitlines()[-1].startswith("error: 2 workers take a CPU each and their decoding 0.5 CPU each")
+    scene.machines.add()
+    assert scene.start("pairs", "alone").wait(LAST_S) == 0, scene.said("alone")
+    assert scene.sha256("pairs", "alone") == scene.sha256("pairs")

@@ -1,0 +1,100 @@
+"""Room for workers and decoding, node by node; the reference places them one by one."""
+
+import itertools
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mvgan.config import Ended, InputError, Resources
+from mvgan.distributed import resources as module
+from mvgan.distributed.resources import Node, check_room, fits, oom_kills, session
+
+
+def cpus(*numbers: float) -> list[Node]:
+    return [Node(number, 0) for number in numbers]
+
+
+def places_one_by_one(cluster: list[Node], workers: int, gpu: bool) -> bool:
+    """Whether some way of placing the workers leaves a half CPU of a single node for each one's decoding."""
+    for chosen in itertools.product(range(len(cluster)), repeat=workers):
+        left = [[node.cpus, node.gpus] for node in cluster]
+        for index in chosen:
+            left[index][0] -= 1
+            left[index][1] -= gpu
+        if min(min(pair) for pair in left) >= 0 and sum(pair[0] // 0.5 for pair in left) >= workers:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_room_equals_placing_one_by_one(workers: int, gpu: bool) -> None:
+    sizes = [Node(c, g) for c in (0, 0.5, 1, 1.5, 2, 4) for g in ((0, 1, 2) if gpu else (0,))]
+    clusters = [list(pair) for pair in itertools.combinations_with_replacement(sizes, 2)]
+    clusters += [cpus(1, 1, 1), cpus(1.5, 1.5, 1.5), cpus(0, 2, 2.5)]
+    verdicts = [fits(cluster, Resources(workers=workers, gpu=gpu)) for cluster in clusters]
+    assert verdicts == [places_one_by_one(cluster, workers, gpu) for cluster in clusters]
+    assert True in verdicts and False in verdicts
+
+
+def cluster_of(monkeypatch: pytest.MonkeyPatch, whole: list[Node], *free: list[Node]) -> None:
+    """A cluster whose free resources are those of `free` at one look after another; the last ones stay."""
+    looks = itertools.chain(free, itertools.repeat(free[-1]))
+    monkeypatch.setattr(module, "nodes", lambda: (whole, next(looks)))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    ("resources", "whole", "words"),
+    [
+        (Resources(workers=2), cpus(2), "2 workers take a CPU each and their decoding 0.5 CPU each, 3 CPUs in all; the cluster has 2 CPUs"),
+        (Resources(workers=2), cpus(1.5, 0.5, 0.5, 0.5), "3 CPUs on 4 nodes, places for 1 workers"),
+        (Resources(gpu=True), cpus(4), "a CPU and a GPU each"),
+    ],
+)
+def test_a_cluster_too_small_is_told(resources: Resources, whole: list[Node], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster_of(monkeypatch, whole, whole)
+    with pytest.raises(InputError) as raised:
+        check_room(resources)
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_what_others_use_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    cluster_of(monkeypatch, cpus(4), cpus(2), cpus(2), cpus(3))
+    check_room(Resources(workers=2))
+    assert "waits for room" in caplog.text and "free are 2 CPUs" in caplog.text
+
+
+def test_what_others_keep_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster_of(monkeypatch, cpus(4), cpus(2))
+    clock = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with pytest.raises(Ended, match=r"no room within 20 s: 2 workers .*; free are 2 CPUs on 1 nodes") as raised:
+        check_room(Resources(workers=2, start_s=20))
+    assert "\n" not in str(raised.value)
+
+
+def test_the_kernels_count_of_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 3\noom_kill_x 9\n")
+    monkeypatch.setattr(module, "VMSTAT", tmp_path / "vmstat")
+    assert oom_kills() == 3
+    (tmp_path / "vmstat").write_text("nr_free_pages 1\n")
+    assert oom_kills() == 0
+
+
+def test_the_kernel_of_this_machine_tells() -> None:
+    assert "oom_kill " in Path("/proc/vmstat").read_text() and oom_kills() >= 0
+
+
+def test_max_hours_ends_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGALRM)
+    started = time.monotonic()
+    with pytest.raises(Ended, match=r"the 5e-05 hours of --max-hours are over"), session(Resources(max_hours=5e-5)):
+        signal.pause()
+    assert 0.1 < time.monotonic() - started < 10
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
