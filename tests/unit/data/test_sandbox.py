@@ -27,7 +27,7 @@ def settings(**ingest: Any) -> dict[str, Any]:
 
 
 def on_disk(data: bytes) -> BinaryIO:
-    file = tempfile.TemporaryFile()
+    file = tempfile.TemporaryFile()  # noqa: SIM115
     file.write(data)
     file.seek(0)
     return file  # type: ignore[return-value, unused-ignore]
@@ -171,7 +171,7 @@ def test_a_mistake_of_our_own_is_no_fault_of_the_source(sandbox: Sandbox) -> Non
 
 def test_a_process_that_does_not_start_is_an_error() -> None:
     broken = Sandbox([sys.executable, "-c", "raise SystemExit(3)"])
-    with pytest.raises(RuntimeError, match="does not start: .*status 3"):
+    with pytest.raises(RuntimeError, match=r"does not start: .*status 3"):
         encode(broken, clip())
 
 
