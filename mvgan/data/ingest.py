@@ -30,7 +30,7 @@ MIN_GROUP_BYTES = MB
 GROUPS = 32
 """Small sets are cut into about so many groups, to keep workers busy and little to repeat."""
 SHOWN_REASONS = 3
-"""Rejected sources named in an error."""
+"""Sources named in an error, or in a line about several."""
 
 
 @dataclass(frozen=True)
@@ -342,6 +342,11 @@ def _oddities(videos: list[dict[str, Any]]) -> Iterator[str]:
         if spread := video.get("variable_rate"):
             span = f"{spread['min_ms']:g} to {spread['max_ms']:g} ms a frame, {spread['distinct']} durations"
             yield f"variable frame rate: {video['source']} {span}"
+    noted: dict[str, list[str]] = {}
     for video in videos:
-        yield from (f"note: {video['source']} {note}" for note in video.get("notes", ()))
+        for note in video.get("notes", ()):
+            noted.setdefault(note, []).append(video["source"])
+    for note, sources in noted.items():
+        more = f" and {len(sources) - SHOWN_REASONS} more" if len(sources) > SHOWN_REASONS else ""
+        yield f"note: {', '.join(sources[:SHOWN_REASONS])}{more}: {note}"
     yield from (f"damaged: {video['source']} {video['damaged']}" for video in videos if "damaged" in video)

@@ -26,7 +26,7 @@ from mvgan.data.decode import BelowMinimum, OverLimit, Undecodable
 
 
 MB = 1 << 20
-START_S = 120.0
+START_S = 600.0
 """Most time for the process to start."""
 GRACE_S = 10.0
 """So long after its time the process ends itself, should nobody be left to kill it."""
@@ -109,6 +109,8 @@ class Sandbox:
         raise _KINDS[answer["kind"]](answer["reason"])
 
     def _started(self) -> _Channel:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it died while idle, which is no fault of the next source
         if self._channel is None:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -125,30 +127,32 @@ class Sandbox:
         """The last message about `job`; pieces that came before it are added to `pieces`."""
         limit_s = job["settings"]["max_seconds"]
         deadline = time.monotonic() + limit_s
-        file: int | None = None
+        with self._blamed(limit_s):
+            channel.send(job)
         while True:
-            began = time.monotonic()
-            opened = None if file is None else open_file(file)
-            deadline += time.monotonic() - began  # a slow network is no fault of the source
-            try:
-                if opened is not None:
-                    with opened:
-                        socket.send_fds(channel.connection, [b"f"], [opened.fileno()])
-                elif job:
-                    channel.send(job)
-                    job = {}
+            with self._blamed(limit_s):
                 header, data = channel.receive(deadline)
-            except TimeoutError as error:
-                raise OverLimit(f"takes more than {limit_s:g} s (ingest.max_seconds)") from error
-            except (EOFError, ConnectionError) as error:
-                raise Undecodable(f"crashes the decoder ({self._end()})") from error
-            file = header["file"] if header["say"] == "open" else None
             if header["say"] == "piece":
                 pieces.append((data, header["num_frames"]))
             elif header["say"] == "mistake":
                 raise RuntimeError(f"the decoding process failed:\n{header['traceback']}")
-            elif file is None:
+            elif header["say"] == "open":
+                began = time.monotonic()
+                with open_file(header["file"]) as file, self._blamed(limit_s):
+                    deadline += time.monotonic() - began  # a slow network is no fault of the source
+                    socket.send_fds(channel.connection, [b"f"], [file.fileno()])
+            else:
                 return header
+
+    @contextlib.contextmanager
+    def _blamed(self, limit_s: float) -> Iterator[None]:
+        """What happens to the process within is told as a fault of the source."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise OverLimit(f"takes more than {limit_s:g} s (ingest.max_seconds)") from error
+        except (EOFError, ConnectionError) as error:
+            raise Undecodable(f"crashes the decoder ({self._end()})") from error
 
     def _end(self) -> str:
         """How the process ended, in a word."""

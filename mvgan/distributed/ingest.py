@@ -30,17 +30,16 @@ def ingest(videos: str, out: str, run: Run, list_file: str | None = None) -> dic
     return manifest
 
 
-def _run_groups(plan: Plan) -> list[dict[str, Any]]:
+def _run_groups(plan: Plan) -> Iterator[dict[str, Any]]:
+    """The records of the groups as they are done: whoever reads them may stop in the middle, which ends the job."""
     print(f"ingest: {plan.num_sources} files, {plan.num_bytes / 1e6:.1f} MB, in {len(plan.groups)} groups", flush=True)
     rows = [{"group": group.to_json()} for group in plan.groups]
     stream = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_ingest_row, num_cpus=1)
     stream.context.raise_original_map_exception = True
     start = time.monotonic()
-    records: list[dict[str, Any]] = []
     frames = done_bytes = files = 0
     for row in _rows(stream):
         record = json.loads(row["record"])
-        records.append(record)
         group = plan.groups[record["group"]]
         files += len(group.sources)
         done_bytes += group.num_bytes
@@ -48,7 +47,7 @@ def _run_groups(plan: Plan) -> list[dict[str, Any]]:
         elapsed_s = time.monotonic() - start
         eta_s = elapsed_s * (plan.num_bytes - done_bytes) / max(done_bytes, 1)
         print(f"ingest: {files}/{plan.num_sources} files, {frames} frames, {elapsed_s:.0f} s, ETA {eta_s:.0f} s", flush=True)
-    return records
+        yield record
 
 
 def _rows(stream: ray.data.Dataset) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -106,6 +106,15 @@ def ratios_chart(edits: dict[str, Any], direction: str, least: tuple[float, floa
     _legend(axes)
     medians = ", ".join(f"{names[method]} {figures[direction]['median']:.3g}" for method, figures in edits.items() if direction in figures)
     return _svg(figure, f"ratios {direction}", f"Line chart of the edit ratios of {direction} codes; medians: {medians}")
+
+
+def panel(draw: Callable[[Axes], str], name: str) -> str:
+    """A chart by `draw`, which draws on the axes in INK and LINES and returns what it shows in words."""
+    figure, axes = _axes("", "")
+    words = draw(axes)
+    if axes.get_legend_handles_labels()[0]:
+        _legend(axes)
+    return _svg(figure, name, words)
 
 
 def _axes(across: str, up: str) -> tuple[Figure, Axes]:

@@ -27,7 +27,7 @@ def settings(**ingest: Any) -> dict[str, Any]:
 
 
 def on_disk(data: bytes) -> BinaryIO:
-    file = tempfile.TemporaryFile()
+    file = tempfile.TemporaryFile()  # noqa: SIM115
     file.write(data)
     file.seek(0)
     return file  # type: ignore[return-value, unused-ignore]
@@ -89,6 +89,13 @@ def test_a_crash_costs_one_source(sandbox: Sandbox, number: signal.Signals) -> N
     assert encode(sandbox, clip())[0]["num_frames"] == 20 and sandbox.num_starts == starts + 1
 
 
+def test_a_process_that_died_while_idle_is_no_fault_of_the_next_source(sandbox: Sandbox) -> None:
+    encode(sandbox, clip())
+    os.kill(sandbox.pid or 0, signal.SIGKILL)
+    os.waitid(os.P_PID, sandbox.pid or 0, os.WEXITED | os.WNOWAIT)
+    assert encode(sandbox, clip())[0]["num_frames"] == 20
+
+
 def test_a_process_that_stands_still_is_killed_in_time(sandbox: Sandbox) -> None:
     encode(sandbox, clip())
     pid, start = sandbox.pid or 0, time.monotonic()
@@ -103,7 +110,7 @@ def test_a_file_that_never_ends_is_given_up(sandbox: Sandbox) -> None:
     """A pipe without a writer's word: the decoder waits within a read."""
     reading, writing = os.pipe()
     with pytest.raises(OverLimit, match="takes more than 1 s"), os.fdopen(writing, "wb"):
-        sandbox.encode(["a.mp4"], False, settings(max_seconds=1), lambda number: os.fdopen(reading, "rb"))
+        sandbox.encode(["a.mp4"], False, settings(max_seconds=1.0), lambda number: os.fdopen(reading, "rb"))
     assert encode(sandbox, clip())[0]["num_frames"] == 20
 
 
@@ -171,7 +178,7 @@ def test_a_mistake_of_our_own_is_no_fault_of_the_source(sandbox: Sandbox) -> Non
 
 def test_a_process_that_does_not_start_is_an_error() -> None:
     broken = Sandbox([sys.executable, "-c", "raise SystemExit(3)"])
-    with pytest.raises(RuntimeError, match="does not start: .*status 3"):
+    with pytest.raises(RuntimeError, match=r"does not start: .*status 3"):
         encode(broken, clip())
 
 
