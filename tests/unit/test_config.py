@@ -176,7 +176,8 @@ def test_stage_of_covers_every_setting() -> None:
         by_root.setdefault(path.split(".")[0], set()).add(stage)
     assert by_root == {
         "resolution": {"ingest"}, "ingest": {"ingest"},
-        "interval": {"pairs"}, "seed": {"pairs"}, "deterministic": {"pairs"}, "max_skipped": {"pairs"}, "network": {"pairs"}, "pairs": {"pairs"},
+        "interval": {"pairs"}, "seed": {"pairs"}, "deterministic": {"pairs"}, "max_skipped": {"pairs"}, "network": {"pairs"},
+        "pairs": {"pairs"},
         "num_codes": {"codes"}, "latents": {"codes"}, "codes": {"codes"},
         "stride": {"video"}, "video": {"video"},
     }  # fmt: skip
