@@ -104,6 +104,7 @@ def test_from_dict_accepts() -> None:
         ({"interval": [-1, 2]}, "interval -1,2 is below 1"),
         ({"interval": []}, "interval"),
         ({"stride": 0}, "stride is 0; it must be at least 1"),
+        ({"max_skipped": -1}, "max_skipped is -1; it must be at least 0"),
         ({"num_codes": 0}, "num_codes is 0"),
         ({"latents": 0}, "latents is 0"),
         ({"num_codes": 257}, "num_codes 257 each way is more than the factorization can give with network.w_dim 512; .*at most 256"),
@@ -175,7 +176,8 @@ def test_stage_of_covers_every_setting() -> None:
         by_root.setdefault(path.split(".")[0], set()).add(stage)
     assert by_root == {
         "resolution": {"ingest"}, "ingest": {"ingest"},
-        "interval": {"pairs"}, "seed": {"pairs"}, "deterministic": {"pairs"}, "network": {"pairs"}, "pairs": {"pairs"},
+        "interval": {"pairs"}, "seed": {"pairs"}, "deterministic": {"pairs"}, "max_skipped": {"pairs"}, "network": {"pairs"},
+        "pairs": {"pairs"},
         "num_codes": {"codes"}, "latents": {"codes"}, "codes": {"codes"},
         "stride": {"video"}, "video": {"video"},
     }  # fmt: skip
@@ -196,6 +198,7 @@ def test_every_setting_is_explained() -> None:
         (Resources(workers=0), "workers is 0; it must be at least 1"),
         (Resources(threads=-1), "threads is -1"),
         (Resources(max_failures=-2), "max_failures is -2"),
+        (Resources(max_missed_commits=0), "max_missed_commits is 0; it must be at least 1"),
         (Resources(hang_s=0), "hang_s is 0; it must be at least 1"),
         (Resources(start_s=float("nan")), "start_s is nan"),
         (Resources(max_hours=-0.5), "max_hours is -0.5; it must be at least 0"),

@@ -20,7 +20,10 @@ from mvgan.config import InputError, Network, Run, from_dict, to_dict
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
 from mvgan.presets import PRESETS, preset
+from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.run import open_run
+from mvgan.train.committer import MissedCommits
+from mvgan.train.guard import Diverged
 
 
 ROOT = Path(__file__).parents[3]
@@ -59,6 +62,17 @@ def refused(verb: Any, kind: type, *argv: str) -> str:
     assert (status, out) == (2, ""), err
     assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
     return err
+
+
+@pytest.mark.parametrize("kind", [MissedCommits, Diverged, Superseded, Conflict])
+def test_what_ends_a_run_is_one_line(kind: type[Exception]) -> None:
+    """Status 1: nothing is wrong with what the user gave."""
+
+    def verb(flags: Flags) -> None:
+        raise kind("pairs: 3 commits in a row could not be written")
+
+    status, _, err = outcome(verb, Flags, "--data", "x")
+    assert (status, err) == (1, "error: pairs: 3 commits in a row could not be written\n")
 
 
 def test_defaults_are_the_demo_preset() -> None:
