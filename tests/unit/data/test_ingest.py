@@ -116,7 +116,7 @@ def test_too_many_rejected_end_ingest_as_soon_as_that_is_certain(tmp_path: Path,
     (tmp_path / "in").mkdir()
     for number in range(10):
         bad = number in (1, 2, 4, 5, 8)
-        data = b"no video" if bad else encode_video(np.zeros((4, 3, 16, 16), np.uint8), 25, ".mp4")
+        data = b"no video" * 200 if bad else encode_video(np.zeros((4, 3, 16, 16), np.uint8), 25, ".mp4")
         (tmp_path / "in" / f"{number}.mp4").write_bytes(data)
     run = dataclasses.replace(RUN, ingest=Ingest(max_rejected=0.3))
     plan = plan_ingest(str(tmp_path / "in"), str(tmp_path / "out"), run)
