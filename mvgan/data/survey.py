@@ -157,11 +157,8 @@ def lines(found: Survey) -> list[str]:
     if len(found.sizes) > BINS:
         text.append(f"source size: {len(found.sizes) - BINS} more sizes in {sum(count for _, count in found.sizes[BINS:])} videos")
     for pair in found.pairs:
-        text.append(
-            f"pairs at interval {pair.interval}: {pair.num_pairs}, in both orders {pair.num_ordered}, from {pair.num_videos} videos, {pair.span}"
-            if pair.num_pairs
-            else f"pairs at interval {pair.interval}: none, no video is long enough"
-        )
+        counts = f"{pair.num_pairs}, in both orders {pair.num_ordered}, from {pair.num_videos} videos, {pair.span}"
+        text.append(f"pairs at interval {pair.interval}: {counts if pair.num_pairs else 'none, no video is long enough'}")
     text += [f"note: {source} {note}" for source, note in found.notes]
     text += [f"damaged: {source} {damage}" for source, damage in found.damaged]
     kinds = collections.Counter(kind for _, kind, _ in found.rejected)

@@ -234,7 +234,7 @@ def test_killed_at_every_written_object_it_goes_on_to_the_same(videos: Path, tmp
     for name in ("face_0000.mp4", "face_0001.mp4"):
         shutil.copy(videos / name, source / name)
     command = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "killed")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[3], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 0 and done.stdout.strip() == "6", done.stderr
     monkeypatch.setattr("mvgan.data.ingest.MIN_GROUP_BYTES", 1)
     ingest_here(source, tmp_path / "whole")
