@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mvgan.config import InputError, Run
+from mvgan.config import InputError, Pairs, Run
 from mvgan.data.shards import ShardSet
-from mvgan.data.windows import Frames, Windows, decode_window, pair_windows
+from mvgan.data.windows import Frames, decode_window, pair_windows
 
 
 BINS = 12
@@ -29,6 +29,12 @@ class PairCount:
     """The same in both orders, as windows draw them."""
     span_ms: tuple[float, float]
     """How far apart the frames of a pair are, least and most, by the rates of those videos."""
+
+    @property
+    def span(self) -> str:
+        """The same in words."""
+        least, most = (round(value) for value in self.span_ms)
+        return f"{least} ms" if least == most else f"{least} to {most} ms"
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,11 @@ def sample_frames(shards: ShardSet, count: int) -> Frames:
 
 
 def sample_pairs(shards: ShardSet, interval: int, count: int) -> Frames:
-    """`count` pairs [count, 2, 3, h, w] as stage 1 draws them, of as many videos as there are.
+    """`count` pairs [count, 2, 3, h, w] in either order, of as many videos as there are.
 
     Raises InputError when no video is long enough.
     """
-    windows: Windows = pair_windows(shards, Run(interval=(interval,)), "inspect")
+    windows = pair_windows(shards, Run(interval=(interval,), pairs=Pairs(balance="videos")), "inspect")
     turns: dict[int, int] = collections.Counter()
     drawn = []
     for index in range(-(-4 * count // windows.items_per_window)):
@@ -151,13 +157,8 @@ def lines(found: Survey) -> list[str]:
     if len(found.sizes) > BINS:
         text.append(f"source size: {len(found.sizes) - BINS} more sizes in {sum(count for _, count in found.sizes[BINS:])} videos")
     for pair in found.pairs:
-        least, most = pair.span_ms
-        span = f"{least:.0f} ms" if round(least) == round(most) else f"{least:.0f} to {most:.0f} ms"
-        text.append(
-            f"pairs at interval {pair.interval}: {pair.num_pairs}, in both orders {pair.num_ordered}, from {pair.num_videos} videos, {span}"
-            if pair.num_pairs
-            else f"pairs at interval {pair.interval}: none, no video is long enough"
-        )
+        counts = f"{pair.num_pairs}, in both orders {pair.num_ordered}, from {pair.num_videos} videos, {pair.span}"
+        text.append(f"pairs at interval {pair.interval}: {counts if pair.num_pairs else 'none, no video is long enough'}")
     text += [f"note: {source} {note}" for source, note in found.notes]
     text += [f"damaged: {source} {damage}" for source, damage in found.damaged]
     kinds = collections.Counter(kind for _, kind, _ in found.rejected)

@@ -111,10 +111,7 @@ def ratios_chart(edits: dict[str, Any], direction: str, least: tuple[float, floa
 def panel(draw: Callable[[Axes], str], name: str) -> str:
     """A chart by `draw`, which draws on the axes in INK and LINES and returns what it shows in words."""
     figure, axes = _axes("", "")
-    words = draw(axes)
-    if axes.get_legend_handles_labels()[0]:
-        _legend(axes)
-    return _svg(figure, name, words)
+    return _svg(figure, name, draw(axes))
 
 
 def _axes(across: str, up: str) -> tuple[Figure, Axes]:

@@ -31,13 +31,14 @@ Draw = Callable[[Axes, Survey, Sequence[str]], str]
 
 def draw_lengths(axes: Axes, found: Survey, colours: Sequence[str]) -> str:
     """Histogram of the lengths of videos."""
-    left = [first for first, _, _ in found.histogram]
+    left = [first - 0.5 for first, _, _ in found.histogram]
     widths = [last - first + 1 for first, last, _ in found.histogram]
     axes.bar(left, [count for _, _, count in found.histogram], widths, align="edge", color=colours[0], linewidth=0.5, edgecolor="white")
     axes.set_xlabel("frames")
-    axes.set_title("videos by length", fontsize=9, loc="left")
+    axes.set_title(f"videos by length; dashed: mean {found.lengths['mean']:.1f}", fontsize=9, loc="left")
     axes.locator_params(integer=True)
-    axes.axvline(found.lengths["mean"], color=colours[1], linestyle="--", linewidth=1.2, label=f"mean {found.lengths['mean']:.1f}")
+    axes.margins(x=0.1)
+    axes.axvline(found.lengths["mean"], color=colours[1], linestyle="--", linewidth=1.2)
     return f"Histogram: {found.num_videos} videos of {found.lengths['min']} to {found.lengths['max']} frames"
 
 
@@ -77,7 +78,7 @@ def frames_sheet(shards: ShardSet) -> np.ndarray:
 
 
 def pairs_sheet(shards: ShardSet, interval: int) -> np.ndarray:
-    """Pairs as stage 1 draws them, former and latter frame side by side, uint8 [3, H, W]."""
+    """Pairs in either order, former and latter frame side by side, uint8 [3, H, W]."""
     pairs = sample_pairs(shards, interval, SHOWN_PAIRS)
     return _sheet(pairs.reshape(-1, *pairs.shape[2:]))
 
@@ -90,7 +91,7 @@ def _sheets(shards: ShardSet, found: Survey) -> list[tuple[str, np.ndarray]]:
     drawn = [("the middle frame of videos spread over the set", frames_sheet(shards))]
     for pair in found.pairs:
         if pair.num_pairs:
-            words = f"pairs at interval {pair.interval} ({pair.span_ms[0]:.0f} ms), former and latter frame side by side"
+            words = f"pairs at interval {pair.interval} ({pair.span}), former and latter frame side by side"
             drawn.append((words, pairs_sheet(shards, pair.interval)))
     return drawn
 
@@ -141,8 +142,6 @@ def dataset_png(shards: ShardSet, found: Survey) -> bytes:
         for column, (_, draw) in enumerate(PANELS):
             axes = figure.add_subplot(places[0, column])
             draw(axes, found, PNG_COLOURS)
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(frameon=False, fontsize=8)
         for row, (words, sheet) in enumerate(sheets, 1):
             axes = figure.add_subplot(places[row, :])
             axes.imshow(sheet.transpose(1, 2, 0), interpolation="nearest", aspect="equal")

@@ -116,7 +116,7 @@ def test_too_many_rejected_end_ingest_as_soon_as_that_is_certain(tmp_path: Path,
     (tmp_path / "in").mkdir()
     for number in range(10):
         bad = number in (1, 2, 4, 5, 8)
-        data = b"no video" if bad else encode_video(np.zeros((4, 3, 16, 16), np.uint8), 25, ".mp4")
+        data = b"no video" * 200 if bad else encode_video(np.zeros((4, 3, 16, 16), np.uint8), 25, ".mp4")
         (tmp_path / "in" / f"{number}.mp4").write_bytes(data)
     run = dataclasses.replace(RUN, ingest=Ingest(max_rejected=0.3))
     plan = plan_ingest(str(tmp_path / "in"), str(tmp_path / "out"), run)
@@ -234,7 +234,7 @@ def test_killed_at_every_written_object_it_goes_on_to_the_same(videos: Path, tmp
     for name in ("face_0000.mp4", "face_0001.mp4"):
         shutil.copy(videos / name, source / name)
     command = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "killed")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[3], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 0 and done.stdout.strip() == "6", done.stderr
     monkeypatch.setattr("mvgan.data.ingest.MIN_GROUP_BYTES", 1)
     ingest_here(source, tmp_path / "whole")
