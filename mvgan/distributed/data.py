@@ -94,9 +94,10 @@ class WindowStream:
             yield window_at(place, self.images, self.ranks, self.items_per_window)
 
     def _segment(self, first: int, tasks: int) -> Dataset:
-        rows = ray.data.range(tasks, override_num_blocks=tasks)
-        decode = functools.partial(_decode, stream=self, first=first)
-        dataset = rows.map_batches(decode, batch_size=1, num_cpus=DECODE_CPUS)
+        # Not ray.data.range, which would be a task of one CPU before each of ours.
+        numbers = ray.data.from_items(list(range(first, first + tasks)), override_num_blocks=tasks)
+        decode = functools.partial(_decode, stream=self)
+        dataset = numbers.map_batches(decode, batch_size=1, num_cpus=DECODE_CPUS)
         set_pace(dataset.context)
         dataset.context.target_max_block_size = BLOCK_BYTES
         dataset.context.raise_original_map_exception = True
@@ -106,11 +107,11 @@ class WindowStream:
         return dataset
 
 
-def _decode(batch: dict[str, np.ndarray], stream: WindowStream, first: int) -> Iterator[dict[str, np.ndarray]]:
+def _decode(batch: dict[str, np.ndarray], stream: WindowStream) -> Iterator[dict[str, np.ndarray]]:
     """The body of a decoding task."""
     shards, windows = _opened(stream.source)
-    for row in batch["id"].tolist():
-        for index in stream.windows_of_task(first + row):
+    for task in batch["item"].tolist():
+        for index in stream.windows_of_task(task):
             yield {"window": np.array([index]), "frames": decode_window(shards, windows[index])[None]}
 
 
