@@ -94,7 +94,11 @@ class Commits:
         self._refuse_superseded(epoch)
         name = f"{images:012d}-{epoch:05d}"
         folder = f"data/{name}-{secrets.token_hex(4)}"
-        records = {file: self._write_file(f"{folder}/{file}", data) for file, data in files.items()}
+        try:
+            records = {file: self._write_file(f"{folder}/{file}", data) for file, data in files.items()}
+        except (Damaged, FileNotFoundError):
+            self._refuse_superseded(epoch)  # then it was the newer one that removed what is no commit
+            raise
         self._refuse_superseded(epoch)
         commit = Commit(name, images, epoch, records, meta)
         if not self.store.create(f"commits/{name}.json", _record_bytes(commit)):

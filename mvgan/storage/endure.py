@@ -116,9 +116,7 @@ def _lasting_answer(error: Any, where: str) -> Exception | None:
     if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
         return InputError(f"{where}: the bucket is in another region ({code}); set AWS_REGION to its region")
     message = error.response.get("Error", {}).get("Message", "")
-    return InputError(
-        f"{where}: the server refuses the request ({code}, {status}): {message}; check the bucket's name and AWS_ENDPOINT_URL"
-    )
+    return InputError(f"{where}: the server refuses the request ({code} {status}: {message}); check the bucket's name and AWS_ENDPOINT_URL")
 
 
 def _lasting_failure(error: Exception, where: str) -> Exception | None:
