@@ -15,7 +15,7 @@ from jobs import bench as verb
 from mvgan.bench import data, windows
 from mvgan.config import Run, validate
 from mvgan.data import shards as shards_module
-from mvgan.data.decode import decode_video, resize_square
+from mvgan.data.decode import Video, resize_square
 from mvgan.data.shards import ShardSet
 from mvgan.media import encode_video
 from tests.unit.jobs.test_cli import refused
@@ -43,7 +43,8 @@ def test_random_access_reads_the_frames(clips: Path, frames: tuple[int, int]) ->
     path = str(clips / "clip1.mp4")
     reader = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     data.read_pair(cv2, reader, (20, 24), 16)  # it may stand anywhere before
-    decoded = np.stack([resize_square(frame, 16) for frame in decode_video(path)[1]]).transpose(0, 3, 1, 2)
+    with open(path, "rb") as file:
+        decoded = np.stack([resize_square(picture.image, 16) for picture in Video(file)]).transpose(0, 3, 1, 2)
     got = data.read_pair(cv2, reader, frames, 16)
     assert got.shape == (2, 3, 16, 16)
     errors = np.abs(got[:, None].astype(int) - decoded).mean((2, 3, 4))
