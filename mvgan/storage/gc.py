@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass
 
 from mvgan.config import STAGES
+from mvgan.storage.holder import FOLDER
 from mvgan.storage.local import LocalStore
 from mvgan.storage.run import RunFolder
 from mvgan.storage.s3 import S3Store
@@ -48,7 +49,9 @@ def collect_unfinished(store: Store, older_than_s: float, dry_run: bool) -> list
     alive. On a local disk the temporary files.
     """
     if isinstance(store, LocalStore):
-        return collect_objects(store, "temporary file", store.temporaries(), dry_run)
+        # The caller's own beat is written all the while.
+        paths = {path: size for path, size in store.temporaries().items() if FOLDER not in path.split("/")[:-1]}
+        return collect_objects(store, "temporary file", paths, dry_run)
     assert isinstance(store, S3Store)
     uploads = [upload for upload in store.uploads() if upload.age_s >= older_than_s]
     for upload in () if dry_run else uploads:
