@@ -15,10 +15,11 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import tyro
 import yaml
 
-from mvgan.config import Ended, InputError, Resources, Run, from_dict, to_dict, validate, validate_resources
+from mvgan.config import Ended, InputError, Resources, Run, from_dict, to_dict
 from mvgan.presets import preset
 from mvgan.storage.run import read_run
 from mvgan.storage.uri import Unreachable
+from mvgan.validation import validate, validate_resources
 
 
 T = TypeVar("T")

@@ -10,8 +10,9 @@ import tyro
 from jobs._cli import main
 from mvgan.bench import data, windows
 from mvgan.bench.harness import Benchmark, compare, require, summary, table
-from mvgan.config import InputError, Run, validate
+from mvgan.config import InputError, Run
 from mvgan.distributed.bench import streamed_pairs
+from mvgan.validation import validate
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -339,80 +338,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> di
         elif a != b:
             found[where + key] = (a, b)
     return found
-
-
-def validate(run: Run) -> Run:
-    """Check what no single field can tell. Raises InputError."""
-    if run.resolution < 8 or run.resolution & (run.resolution - 1):
-        raise InputError(f"resolution {run.resolution} is no power of two of at least 8; take 32, 64, 128 or 256")
-    if not run.interval or min(run.interval) < 1:
-        raise InputError(f"interval {','.join(map(str, run.interval))} is below 1; give k >= 1 frames between the frames of a pair")
-    _check_numbers(to_dict(run))
-    if run.video.num_frames < 3:
-        raise InputError(f"video.num_frames is {run.video.num_frames}; a clip has at least 3 frames, as the video discriminators need")
-    if run.network.channel_base < run.resolution:
-        raise InputError(f"network.channel_base is {run.network.channel_base}; it must be at least the resolution {run.resolution}")
-    for name, stage in (("pairs", run.pairs), ("video", run.video)):
-        if stage.batch % stage.group:
-            raise InputError(
-                f"{name}.batch {stage.batch} does not divide into logical shards of {name}.group {stage.group}; "
-                "make the batch a multiple of the group"
-            )
-    _windows_divide("pairs", run.pairs.pieces_per_window * run.pairs.pairs_per_piece, run.pairs.group)
-    _windows_divide("video", run.video.pieces_per_window, run.video.group)
-    if 2 * run.num_codes > run.network.w_dim:
-        raise InputError(
-            f"num_codes {run.num_codes} each way is more than the factorization can give with network.w_dim {run.network.w_dim}; "
-            f"ask for at most {run.network.w_dim // 2}"
-        )
-    if run.codes.select == "best" and not run.pairs.evaluations:
-        raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
-    if not 0 <= run.ingest.qp <= 51:
-        raise InputError(f"ingest.qp {run.ingest.qp} is not between 0 and 51")
-    if run.ingest.min_frames < 2:
-        raise InputError(f"ingest.min_frames is {run.ingest.min_frames}; a pair needs 2")
-    if run.ingest.memory_mb < 256:
-        raise InputError(f"ingest.memory_mb is {run.ingest.memory_mb}; a decoding process needs at least 256")
-    return run
-
-
-def _windows_divide(stage: str, items: int, group: int) -> None:
-    if items % group:
-        raise InputError(
-            f"a window of {stage} holds {items} items, which is no multiple of {stage}.group {group}; change {stage}.pieces_per_window"
-        )
-
-
-MAY_BE_ZERO = {
-    "seed", "max_skipped", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
-    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.gp_weight",
-}  # fmt: skip
-SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
-
-
-def _check_numbers(values: dict[str, Any], where: str = "") -> None:
-    """Every number is finite and above 0, or at least 0 where zero turns something off."""
-    for key, value in values.items():
-        path = where + key
-        if isinstance(value, dict):
-            _check_numbers(value, path + ".")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            if not (value >= 0 if path in MAY_BE_ZERO else value > 0) or value == float("inf"):
-                bound = "at least 0" if path in MAY_BE_ZERO else "at least 1" if isinstance(value, int) else "above 0"
-                raise InputError(f"{path} is {value}; it must be {bound}")
-            if path in SHARES and value > 1:
-                raise InputError(f"{path} is {value}; it is a share, so give at most 1")
-            if path in ("pairs.total_kimg", "pairs.tick_kimg", "pairs.commit_kimg") and value < 0.001:
-                raise InputError(f"{path} is {value}; it must be at least 0.001, which is one pair")
-
-
-def validate_resources(resources: Resources) -> Resources:
-    """Check where a run is to be computed. Raises InputError."""
-    for name, value in to_dict(resources).items():
-        least = 1 if name in ("workers", "max_missed_commits", "hang_s", "start_s") else 0
-        if not least <= value < math.inf:
-            raise InputError(f"{name} is {value}; it must be at least {least}")
-    return resources
 
 
 def num_channels(network: Network, resolution: int) -> int:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from mvgan.config import STAGES, InputError, Run, differences, from_dict, stage_of, to_dict, validate
+from mvgan.config import STAGES, InputError, Run, differences, from_dict, stage_of, to_dict
 from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.holder import held
 from mvgan.storage.uri import Store, open_store
+from mvgan.validation import validate
 
 
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ import pytest
 import s3fs
 import torch
 
-from mvgan.config import Network, Pairs, Run, Video, validate
+from mvgan.config import Network, Pairs, Run, Video
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
@@ -19,6 +19,7 @@ from mvgan.storage.run import RunFolder, open_run
 from mvgan.train.codes import commit_files, factorize, measure, to_measure
 from mvgan.train.export import export_codes, export_weights
 from mvgan.train.session import Worker, local_batches, train_worker
+from mvgan.validation import validate
 
 
 CPU = torch.device("cpu")

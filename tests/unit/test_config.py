@@ -20,10 +20,9 @@ from mvgan.config import (
     num_channels,
     stage_of,
     to_dict,
-    validate,
-    validate_resources,
 )
 from mvgan.presets import PRESETS
+from mvgan.validation import validate, validate_resources
 
 
 def leaves(values: dict[str, Any], where: str = "") -> dict[str, Any]:

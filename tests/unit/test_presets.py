@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from mvgan.config import InputError, validate
+from mvgan.config import InputError
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator
 from mvgan.presets import PRESETS, preset
 from mvgan.train.session import num_shards, plan_of
+from mvgan.validation import validate
 
 
 PAPER = {"ucf101": (32, 5, 13320), "faceforensics": (16, 45, 704), "skytimelapse": (32, 20, 2376)}

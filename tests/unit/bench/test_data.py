@@ -13,11 +13,12 @@ import pytest
 
 from jobs import bench as verb
 from mvgan.bench import data, windows
-from mvgan.config import Run, validate
+from mvgan.config import Run
 from mvgan.data import shards as shards_module
 from mvgan.data.decode import Video, resize_square
 from mvgan.data.shards import ShardSet
 from mvgan.media import encode_video
+from mvgan.validation import validate
 from tests.unit.jobs.test_cli import refused
 
 

@@ -256,7 +256,7 @@ def test_another_config_under_the_same_name(data: Path, tmp_path: Path, monkeypa
     commits.write(16, commits.claim({}), {"state.pt": b"x"}, {"complete": False})
     before = files(tmp_path)
     message = run_verb("pairs", "--data", str(data), *SMALL, "--pairs.lr", "0.5")
-    assert "exists with another config and has begun stage pairs: pairs.lr was 0.002, now 0.5" in message
+    assert f"exists with another config and has begun stage pairs: pairs.lr was {settings.pairs.lr}, now 0.5" in message
     assert "Use another --name" in message
     assert files(tmp_path) == before
 

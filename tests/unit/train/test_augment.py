@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvgan.config import InputError, Pairs, Run, validate
+from mvgan.config import InputError, Pairs, Run
 from mvgan.train.augment import Augmentation
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress
+from mvgan.validation import validate
 
 
 CPU = torch.device("cpu")
