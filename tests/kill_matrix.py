@@ -23,6 +23,9 @@ from tests.short_run import ROOT, SHORT
 SETTINGS = [
     *SHORT, "--pairs.evaluations", "0", "--pairs.commit-kimg", "0.08",
     "--video.total-clips", "240", "--video.commit-clips", "32",
+    # All that has a state or random numbers of its own.
+    "--deterministic", "--network.noise", "--pairs.pl-weight", "2", "--pairs.style-mixing", "0.9", "--pairs.mirror",
+    "--pairs.augment", "ada", "--pairs.ada-kimg", "1", "--pairs.ada-interval", "2",
 ]  # fmt: skip
 RESOURCES = ["--workers", "2", "--threads", "1"]
 EXPORTS = {"pairs": "generator.safetensors", "video": "latent.safetensors"}

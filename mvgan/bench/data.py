@@ -40,7 +40,7 @@ def benchmark(videos: str, data: str, copy: str | None, run: Run, streamed: Call
         Side("opencv", by_random_access, (videos, data, run)),
         Side("shards, uncached", from_shards, (data, run, False)),
     ]
-    ratios = [Ratio("shards", "opencv"), Ratio("shards, uncached", "opencv"), Ratio("stream", "shards"), Ratio("stream", "shards", "clock")]
+    ratios = [Ratio("shards, uncached", "opencv"), Ratio("shards", "opencv"), Ratio("stream", "shards"), Ratio("stream", "shards", "clock")]
     if copy:
         sides.append(Side("S3, uncached", from_shards, (copy, run, False)))
         ratios += [Ratio("S3, uncached", "opencv"), Ratio("S3, uncached", "opencv", "clock")]

@@ -7,6 +7,7 @@ groups are done. A finished group leaves a record beside its shards, so work tha
 import dataclasses
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from mvgan.storage.uri import LocalStore, Store, open_store
 PLAN = "plan.json"
 """Written first: a folder with it belongs to one set of sources and settings."""
 MB = 1 << 20
+CHUNK_BYTES = 16 * MB
+"""Of a source that is copied from S3."""
 MIN_GROUP_BYTES = MB
 GROUPS = 32
 """Small sets are cut into about so many groups, to keep workers busy and little to repeat."""
@@ -130,11 +133,11 @@ def begin(plan: Plan) -> dict[str, Any] | None:
     if manifest is not None:
         _check_identity(store, manifest, plan)
         return ShardSet.open(plan.out, verify=False).manifest
-    if store.create(PLAN, json.dumps({"format_version": FORMAT_VERSION, **plan.identity()}, indent=1).encode()):
+    if not store.exists(PLAN):
         if store.list("shards/"):
-            store.delete(PLAN)
             raise InputError(f"{store.uri} holds shards of unknown origin; give another --out or delete them")
-        return None
+        # If another was first meanwhile, its plan is looked at like any that was there.
+        store.create(PLAN, json.dumps({"format_version": FORMAT_VERSION, **plan.identity()}, indent=1).encode())
     try:
         started = json.loads(store.read(PLAN))
     except ValueError as error:
@@ -245,7 +248,8 @@ def _open_file(store: Store, path: str) -> BinaryIO:
     if isinstance(store, LocalStore):
         return store.open(path)
     file = tempfile.TemporaryFile()  # noqa: SIM115 (who asked for it closes it)
-    file.write(store.read(path))
+    with store.open(path) as source:
+        shutil.copyfileobj(source, file, CHUNK_BYTES)  # not whole: a source may be larger than memory
     file.seek(0)
     return cast(BinaryIO, file)
 

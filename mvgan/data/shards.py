@@ -166,7 +166,9 @@ class ShardSet:
             frames = decode_piece(found["video"], places)
             if frames.shape != (expected if places is None else len(places), self.resolution, self.resolution, 3):
                 raise Undecodable(f"decodes to frames {frames.shape}")
-        except (ConnectionError, TimeoutError, PermissionError) as error:
+        except (ConnectionError, TimeoutError):
+            raise  # the storage may answer again
+        except PermissionError as error:
             raise InputError(
                 f"shard {self.uri}/{self.manifest['shards'][shard]['path']} cannot be read: {error}; mend the access"
             ) from error

@@ -14,11 +14,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.storage.uri import Store
+from mvgan.train.outbox import Outbox
 
 
 POLL_S = 0.5
 KEEP_S = 30.0
 """Time between writes of the log, which object storage takes as a whole; a killed driver loses no more."""
+LEAVE_S = 60.0
+"""Most that the end of a stage waits for its log to be written."""
 
 
 class _Lines:
@@ -91,6 +94,7 @@ def console(store: Store, name: str) -> Iterator[Console]:
     lines: list[str] = []
     target = Console()
     ended = threading.Event()
+    log = Outbox(store, _print)
 
     def pump() -> None:
         kept_at = 0.0
@@ -98,9 +102,9 @@ def console(store: Store, name: str) -> Iterator[Console]:
             last = ended.is_set()
             for line in ray.get(target.actor.take.remote()):
                 lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-                print(line, flush=True)
+                _print(line)
             if last or time.monotonic() > kept_at + KEEP_S:
-                store.write(f"logs/{name}.log", "".join(lines).encode())
+                log.put(f"logs/{name}.log", "".join(lines).encode())
                 kept_at = time.monotonic()
             if last:
                 return
@@ -113,4 +117,9 @@ def console(store: Store, name: str) -> Iterator[Console]:
     finally:
         ended.set()
         thread.join()
+        log.leave(LEAVE_S)
         ray.kill(target.actor)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

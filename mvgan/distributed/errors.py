@@ -11,6 +11,7 @@ from ray.train.v2.api.exceptions import PreemptionError
 
 from mvgan.config import Ended, InputError
 from mvgan.storage.commit import Conflict, Superseded
+from mvgan.storage.store import Unreachable
 from mvgan.train.guard import NonFinite, Rollbacks
 
 
@@ -69,6 +70,8 @@ def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) 
             return Failure(words, memory=True)
         if _is_own(item, (NonFinite,)):
             return Failure(_last_line(item).partition(": ")[2])
+        if _is_own(item, (Unreachable,)):
+            return Failure(f"the storage does not answer: {_last_line(item)}")
     if any(isinstance(item, PreemptionError) or getattr(item, "preempted", False) for item in chain):
         return Failure("a node was taken away", preempted=True)
     if hung:

@@ -28,6 +28,11 @@ from mvgan.train.session import Worker, train_worker
 from mvgan.train.watchdog import TELL_S, Watchdog
 
 
+PATIENCE = 3
+"""Waits for the storage at the end of training are bounded by `hang_s` over this: a try that begins then must end, by its own
+bound, before the watchdog takes the worker for one that hangs."""
+
+
 def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
     """Train `stage` to its end, from its newest commit on; does nothing when it has ended.
 
@@ -114,5 +119,5 @@ def _worker(config: dict[str, Any]) -> None:
     with Watchdog(resources.hang_s, tell_hang(folder.store, out, name, config["attempt"], rank, resources.hang_s)) as watchdog:
         stream: Any = ray.train.get_dataset_shard("train")  # what WindowStreams gives
         batches = watchdog.watched(streamed_batches(stream))
-        place = Worker(rank, context.get_world_size(), get_device(), out.say, resources.max_missed_commits)
+        place = Worker(rank, context.get_world_size(), get_device(), out.say, resources.max_missed_commits, resources.hang_s / PATIENCE)
         train_worker(folder, stage, config["epoch"], batches, place)

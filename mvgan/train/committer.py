@@ -62,11 +62,11 @@ class Committer:
 
     def __init__(
         self, name: str, commits: Commits, epoch: int, plan: Plan, history: History, outbox: Outbox, say: Say, max_missed: int,
-        last: Commit | None,
+        last: Commit | None, patience_s: float,
     ) -> None:  # fmt: skip
-        """name: the stage. last: the commit that training went on from."""
+        """name: the stage. last: the commit that training went on from. patience_s: no last try of the end begins later."""
         self.name, self.commits, self.epoch, self.plan, self.history = name, commits, epoch, plan, history
-        self.outbox, self.say, self.max_missed, self.last = outbox, say, max_missed, last
+        self.outbox, self.say, self.max_missed, self.last, self.patience_s = outbox, say, max_missed, last, patience_s
         self.missed_in_a_row, self._reason = 0, ""
         self._figures: dict[str, float] = {"commit_wait_s": 0.0, "missed_commits": 0.0}
         self._writing: Future[_Outcome] | None = None
@@ -125,18 +125,19 @@ class Committer:
         return _Snapshot(progress.images, snapshot(stage.state_dict()), json.dumps(self.history).encode(), meta)
 
     def _finish(self, copied: _Snapshot) -> None:
-        """Write the last commit, trying up to `max_missed` times. Raises MissedCommits."""
-        self.outbox.flush()  # nobody would write these files after a restart: the stage is complete then
-        for attempt in range(self.max_missed):
-            if attempt:
-                pause = RETRY_S * 2 ** (attempt - 1)
-                self._say(f"the last commit is tried again in {pause:g} s")
-                time.sleep(pause)
+        """Write the last commit, trying up to `max_missed` times while patience lasts. Raises MissedCommits."""
+        self.outbox.flush(self.patience_s)  # nobody would write these files after a restart: the stage is complete then
+        started = time.monotonic()
+        for tries in range(1, self.max_missed + 1):
             self._writing = self._thread.submit(self._write, copied)
             self._take()
             if not self.missed_in_a_row:
                 return
-        raise self._stopped(f"the last commit could not be written in {self.max_missed} tries")
+            if tries == self.max_missed or time.monotonic() > started + self.patience_s:
+                raise self._stopped(f"the last commit could not be written in {tries} tries")
+            pause = RETRY_S * 2 ** (tries - 1)
+            self._say(f"the last commit is tried again in {pause:g} s")
+            time.sleep(pause)
 
     def _collect(self) -> None:
         """Wait for the write under way, if there is one. Raises MissedCommits when too many have failed in a row."""

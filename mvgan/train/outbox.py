@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from mvgan.storage.uri import Store
 
@@ -28,18 +28,22 @@ class Outbox:
         if not waits:
             self._writes.append(self._thread.submit(self._write, path))
 
-    def flush(self) -> None:
-        """Wait until all files were written, or could not be."""
+    def flush(self, seconds: float) -> None:
+        """Wait until all files were written, or could not be, for so long at most; says so when time was too short."""
         writes, self._writes = self._writes, []
-        for write in writes:
+        done, late = wait(writes, timeout=seconds)
+        if late:
+            self.say(f"{self.store.uri}: {len(late)} files for people wait for the storage for over {seconds:g} s; going on without them")
+        for write in done:
             write.result()
 
-    def close(self) -> None:
-        """Write what waits, and end the thread."""
+    def leave(self, seconds: float) -> None:
+        """Write what waits, for so long at most, and end the thread; 0 drops what waits."""
         try:
-            self.flush()
+            if seconds:
+                self.flush(seconds)
         finally:
-            self._thread.shutdown()
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _write(self, path: str) -> None:
         with self._lock:

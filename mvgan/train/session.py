@@ -45,6 +45,9 @@ Batches = Callable[[int, Ranks], Iterator[Tensor]]
 
 TRAINED = ("pairs", "video")
 
+UNWIND_S = 10.0
+"""Most that an error which ends training waits for files that people look at."""
+
 
 def num_shards(run: Run, name: str) -> int:
     """Logical shards of a stage's global batch."""
@@ -95,13 +98,15 @@ def plan_of(run: Run, name: str, num_videos: int) -> Plan:
 
 @dataclass(frozen=True)
 class Worker:
-    """Which worker this is, where it computes, where its lines go, and how many commits in a row the storage may refuse it."""
+    """Which worker this is, where it computes, where its lines go, and how long it bears with a storage that refuses it."""
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     say: Say = print
     max_missed_commits: int = 3
+    patience_s: float = 200.0
+    """How long the end of training waits for files that people look at, and goes on trying the last commit."""
 
 
 def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
@@ -117,18 +122,27 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
     plan = plan_of(run, name, len(shards))
     progress, history, commit = _resume(folder, name, stage, ranks, worker)
     with ExitStack() as beside:
-        # Whatever ends training, what is being written is written to its end, and what it meets is raised.
+        # Whatever ends training, the commit that is being written is written to its end, and what it meets is raised.
         hooks: list[Hook] = [Ticker(plan, ranks, None)]
         if worker.rank == 0:
             outbox = Outbox(folder.store, worker.say)
-            beside.callback(outbox.close)
+            beside.push(_leaves(outbox, worker.patience_s))
             committer = Committer(
-                name, folder.commits(name), epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit
+                name, folder.commits(name), epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit, worker.patience_s
             )  # fmt: skip
             beside.callback(committer.close)
             record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress)
             hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker), committer]
         return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
+
+
+def _leaves(outbox: Outbox, patience_s: float) -> Callable[..., None]:
+    """At the end of training writes what waits; an error is not kept waiting by a storage that may be its cause."""
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        outbox.leave(patience_s if kind is None else min(patience_s, UNWIND_S))
+
+    return leave
 
 
 def _resume(

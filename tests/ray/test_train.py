@@ -1,6 +1,7 @@
 """Training on Ray when things go wrong: in their own words, and not tried again where that cannot help."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from mvgan.config import InputError, Resources, from_dict
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
+from mvgan.distributed.console import console
 from mvgan.distributed.trainer import train_stage
 from mvgan.presets import smoke
 from mvgan.storage.run import RunFolder, open_run
+from mvgan.storage.uri import LocalStore, Unreachable
 
 
 @pytest.fixture
@@ -34,3 +37,23 @@ def test_a_shard_damaged_during_training_is_named(folder: RunFolder) -> None:
     with pytest.raises(InputError, match=shard.name):
         train_stage(folder, "pairs", Resources(threads=1, max_failures=3))
     assert "starting them again" not in Path(folder.uri, "logs/pairs-00001.log").read_text(), "what cannot heal was tried again"
+
+
+class NoLogs(LocalStore):
+    """A store that takes nothing."""
+
+    def write(self, path: str, data: bytes) -> None:
+        raise Unreachable(f"{path}: given up")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_are_heard_while_the_storage_takes_no_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The alarms of missed commits come just then."""
+    with console(NoLogs(tmp_path), "pairs-00001") as out:
+        out.say("before")
+        time.sleep(1.5)  # the log has been written, or could not be
+        out.say("ALARM")
+    said = capsys.readouterr()
+    assert [line for line in said.out.splitlines() if line in ("before", "ALARM")] == ["before", "ALARM"]
+    assert f"{tmp_path}/logs/pairs-00001.log could not be written: logs/pairs-00001.log: given up" in said.out
+    assert "Traceback" not in said.out + said.err

@@ -76,7 +76,7 @@ class S3Server:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mvgan-s3-"))
-        mon_port, port = _free_ports(2)
+        mon_port, port = free_ports(2)
         self.endpoint = f"http://127.0.0.1:{port}"
         self.access_key = self.secret_key = ""
         self.daemons: list[subprocess.Popen[bytes]] = []
@@ -172,7 +172,7 @@ def bucket_name() -> str:
     return f"test-{secrets.token_hex(6)}"
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Ports of loopback that nobody listens on, drawn by the system."""
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [int(one.getsockname()[1]) for one in held]

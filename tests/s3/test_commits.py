@@ -23,6 +23,8 @@ from tests.s3.proxy import FaultProxy, Rule
 ROOT = Path(__file__).parents[2]
 OLD = {"state.pt": b"old state" * 1000, "ema.pt": b"old ema"}
 NEW = {"state.pt": b"new state" * 1000, "ema.pt": b"new ema"}
+LARGE = {"state.pt": b"new state" * 2**20, "ema.pt": b"new ema"}
+"""Its first file goes to S3 as an upload in parts."""
 CUTS = {
     "reset": [Rule("reset")],
     "503": [Rule("status", status=503)],
@@ -51,20 +53,23 @@ def content(found: Commits, commit: Commit) -> dict[str, bytes]:
     return {file: found.read(commit, file) for file in commit.files}
 
 
-def requests_of_a_commit(proxy: FaultProxy, bucket: str) -> int:
-    """How many requests the claim of an epoch and a commit make, where a commit is there already."""
+def requests_of_a_commit(proxy: FaultProxy, bucket: str, new: dict[str, bytes]) -> int:
+    """How many requests the claim of an epoch and a commit of `new` make, where a commit is there already."""
     found = commits(f"{bucket}/counted")
     found.write(100, found.claim({}), OLD, {})
     proxy.requests(clear=True)
-    found.write(200, found.claim({}), NEW, {})
+    found.write(200, found.claim({}), new, {})
     return len(proxy.requests())
 
 
 @pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.parametrize(("new", "least"), [(NEW, 12), (LARGE, 15)], ids=["small", "in parts"])
 @pytest.mark.usefixtures("impatient")
-def test_a_cut_at_any_request_leaves_the_old_or_the_new_state(kind: str, bucket: str, fault_proxy: FaultProxy) -> None:
-    number = requests_of_a_commit(fault_proxy, bucket)
-    assert number >= 12
+def test_a_cut_at_any_request_leaves_the_old_or_the_new_state(
+    new: dict[str, bytes], least: int, kind: str, bucket: str, fault_proxy: FaultProxy
+) -> None:
+    number = requests_of_a_commit(fault_proxy, bucket, new)
+    assert number >= least
     outcomes = []
     for at in range(number + 1):
         driver = commits(f"{bucket}/{at:03d}")
@@ -72,20 +77,49 @@ def test_a_cut_at_any_request_leaves_the_old_or_the_new_state(kind: str, bucket:
         fault_proxy.fail(*cut(kind, at))
         claimed = None
         with contextlib.suppress(ConnectionError):  # and no other: a driver that is cut off has no rival to blame
-            claimed = driver.write(200, driver.claim({}), NEW, {})
+            claimed = driver.write(200, driver.claim({}), new, {})
         fault_proxy.heal()
         found = newest(driver)
         state = content(driver, found)
-        assert state in (OLD, NEW), at
-        assert all(content(driver, commit) in (OLD, NEW) for commit in driver.records()), at
+        assert state in (OLD, new), at
+        assert all(content(driver, commit) in (OLD, new) for commit in driver.records()), at
         if claimed:
-            assert found == claimed and state == NEW, at
-        outcomes.append((claimed is not None, state == NEW))
+            assert found == claimed and state == new, at
+        outcomes.append((claimed is not None, state == new))
         again = driver.write(300, driver.claim({}), NEW, {})
         assert newest(driver) == again and content(driver, again) == NEW, at
     assert outcomes[0] == (False, False) and outcomes[-1] == (True, True)
     # Once a commit is there, it stays: the outcomes go from old to there unheard to claimed.
     assert outcomes == sorted(outcomes)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_cut_at_any_request_of_removing_old_commits_leaves_whole_ones(bucket: str, fault_proxy: FaultProxy) -> None:
+    """Record first: what is left without its record is no commit, and what has a record is whole."""
+    full = commits(f"{bucket}/counted")
+    for images in (100, 200, 300, 400):
+        full.write(images, full.claim({}), OLD, {})
+    fault_proxy.requests(clear=True)
+    assert len(full.prune()) == 2
+    number = len(fault_proxy.requests())
+    assert number >= 8
+    left = []
+    for at in range(number):
+        run = commits(f"{bucket}/{at:03d}")
+        for images in (100, 200, 300, 400):
+            run.write(images, run.claim({}), OLD, {})
+        fault_proxy.fail(Rule("reset", skip=at))
+        with pytest.raises(ConnectionError):
+            run.prune()
+        fault_proxy.heal()
+        fresh = commits(f"{bucket}/{at:03d}")
+        kept = fresh.records()
+        assert [commit.images for commit in kept][:2] == [400, 300]
+        assert all(content(fresh, commit) == OLD for commit in kept), at
+        left.append(len(kept))
+        fresh.prune()
+        assert [commit.images for commit in fresh.records()] == [400, 300]
+    assert left == sorted(left, reverse=True) and set(left) == {4, 3, 2}
 
 
 @pytest.mark.parametrize("match", ["/epochs/00001.json", "/epochs/00001.inherits.json", "/commits/"])

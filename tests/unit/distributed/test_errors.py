@@ -21,7 +21,7 @@ from mvgan.distributed.errors import Failure, Retries, answer_non_finite, failur
 from mvgan.presets import smoke
 from mvgan.storage.commit import Commits
 from mvgan.storage.run import open_run
-from mvgan.storage.uri import LocalStore
+from mvgan.storage.uri import LocalStore, Unreachable
 from mvgan.train.committer import MissedCommits
 from mvgan.train.guard import Diverged, NonFinite, Rollbacks
 
@@ -94,6 +94,7 @@ MONITOR = "Memory on the node (IP: 10.0.0.7, ID: ab) was 15.21GB used / 16.00GB 
         (ControllerError(WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")), [], [], Failure("")),
         (lost(ActorDiedError()), [0, 3], ["host-7"], Failure("")),
         (WorkerGroupError("", {1: WorkerHealthCheckTimeoutError("hanging")}), [], [], Failure("")),
+        (WorkerGroupError("", {0: task_error(Unreachable("s3://b/shards/1: given up"))}), [], [], Failure("")),
         (PreemptionError(PreemptionInfo(None, {"node": [1]})), [], [], Failure("", preempted=True)),
         (WorkerGroupError("", {0: ValueError("a bug")}), [], ["host-7"], Failure("", unforeseen=True)),
         (WorkerGroupError("", {0: GLOO}), [], [], Failure("", unforeseen=True)),

@@ -134,7 +134,7 @@ def storage(rank: int, folder: Path) -> None:
     if rank == 0:
         store = FullStore(folder / "run")
         commits = Commits(store, "pairs")
-        hooks.append(Committer("pairs", commits, commits.claim({}), plan, [], Outbox(store, print), print, 3, None))
+        hooks.append(Committer("pairs", commits, commits.claim({}), plan, [], Outbox(store, print), print, 3, None, 10))
 
     def batches() -> Any:
         images = 0

@@ -82,6 +82,7 @@ class Training:
 
     store: FaultyStore
     max_missed: int = 3
+    patience_s: float = 10
     plan: Plan = PLAN
     said: list[str] = dataclasses.field(default_factory=list)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -91,7 +92,8 @@ class Training:
         self.commits = Commits(self.store, "pairs")
         self.outbox = Outbox(self.store, self.said.append)
         self.committer = Committer(
-            "pairs", self.commits, self.commits.claim({}), self.plan, self.history, self.outbox, self.said.append, self.max_missed, None
+            "pairs", self.commits, self.commits.claim({}), self.plan, self.history, self.outbox, self.said.append, self.max_missed, None,
+            self.patience_s,
         )  # fmt: skip
 
     def run(self, skipped: float = 0.0, before: Callable[[int], None] = lambda step: None) -> Progress:
@@ -106,7 +108,7 @@ class Training:
             return fit(self.stage, batches(), Progress(), self.plan, [self.committer])
         finally:
             self.committer.close()
-            self.outbox.close()
+            self.outbox.leave(10)
 
     def steps_at(self, images: int) -> set[int]:
         """Steps that the commit at `images` holds, by each of its parts."""
@@ -340,3 +342,10 @@ def test_no_commit_of_a_state_whose_last_step_was_left_out(store: FaultyStore) -
     training.run(skipped=1.0)
     assert [commit.images for commit in training.commits.records()] == [24]
     assert [line for line in training.said if "no commit at 16, as steps were just left out" in line]
+
+
+def test_the_last_commit_is_not_tried_for_longer_than_patience_lasts(store: FaultyStore) -> None:
+    """Or the watchdog would take a worker that waits for its storage for one that hangs."""
+    refuse(store, *[24] * 9)
+    with pytest.raises(MissedCommits, match=r"could not be written in 1 tries: .*; the same command goes on from"):
+        Training(store, max_missed=9, patience_s=0).run()

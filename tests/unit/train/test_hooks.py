@@ -32,7 +32,7 @@ def train(folder: Path, start: int, end: int, losses: float, skipped: float = 0.
     for images in range(start + 4, end + 1, 4):
         stats = {"loss": torch.tensor(losses + images), SKIPPED: torch.tensor(skipped)}
         ticker.after_step(None, Progress(images, float(images)), stats)  # type: ignore[arg-type]
-    outbox.close()
+    outbox.leave(10)
     return history, said
 
 
@@ -115,10 +115,10 @@ def test_only_the_newest_content_of_a_file_that_waits_is_written(slow: SlowStore
         outbox.put("b", b"%d" % number)
     assert slow.written == []
     slow.gate.set()
-    outbox.flush()
+    outbox.flush(10)
     assert [write for write in slow.written if write[0] != "first"] == [("a", b"4"), ("b", b"4")]
     outbox.put("a", b"5")
-    outbox.close()
+    outbox.leave(10)
     assert slow.written[-1] == ("a", b"5")
 
 
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_written_is_said(slow: SlowStore) -> None:
     outbox = Outbox(slow, said.append)
     for path in ("bad", "good"):
         outbox.put(path, b"")
-    outbox.close()
+    outbox.leave(10)
     assert said == [f"{slow.uri}/bad could not be written: [Errno 28] No space left on device"]
     assert slow.written[-1] == ("good", b"")
 
@@ -143,4 +143,16 @@ def test_an_error_of_the_thread_is_not_lost(slow: SlowStore) -> None:
     outbox = Outbox(slow, broken)
     outbox.put("bad", b"")
     with pytest.raises(ConnectionError, match="nobody listens"):
-        outbox.close()
+        outbox.leave(10)
+
+
+def test_nobody_waits_longer_than_asked_for_a_storage_that_hangs(slow: SlowStore) -> None:
+    said: list[str] = []
+    outbox = Outbox(slow, said.append)
+    for path in ("first", "second", "third"):
+        outbox.put(path, b"")
+    outbox.leave(0.1)
+    assert said == [f"{slow.uri}: 3 files for people wait for the storage for over 0.1 s; going on without them"]
+    slow.gate.set()
+    outbox._thread.shutdown()
+    assert [path for path, _ in slow.written] == ["first"], "what had not begun is dropped"
