@@ -4,6 +4,7 @@ Every run is a user's command in a process of its own. The reference is a run of
 """
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ SETTINGS = [
     "--video.total-clips", "240", "--video.commit-clips", "32",
     # All that has a state or random numbers of its own.
     "--deterministic", "--network.noise", "--pairs.pl-weight", "2", "--pairs.style-mixing", "0.9", "--pairs.mirror",
-    "--pairs.augment", "ada", "--pairs.ada-kimg", "1", "--pairs.ada-interval", "2",
+    "--pairs.augment", "ada", "--pairs.ada-kimg", "1", "--pairs.ada-interval", "2", "--pairs.ada-target", "0.05",
 ]  # fmt: skip
 RESOURCES = ["--workers", "2", "--threads", "1"]
 EXPORTS = {"pairs": "generator.safetensors", "video": "latent.safetensors"}
@@ -177,6 +178,8 @@ class Scene:
         place = ["--data", str(self.data), "--storage", str(self.root), "--name", "whole", *SETTINGS]
         driver = self._launch("whole", ["jobs.pipeline", *place, *RESOURCES])
         assert driver.wait(LAST_S) == 0, self.said("whole")
+        ticks = [json.loads(line) for line in (self.whole / "pairs/metrics.jsonl").read_text().splitlines()]
+        assert all(max(tick[name] for tick in ticks) > 0 for name in ("augment_p", "pl_mean")), "there is nothing to lose"
 
     def wait_for(self, stage: str, name: str, images: int, driver: subprocess.Popen[str]) -> None:
         """Until the newest commit of a stage is at `images` or more; 0 is the stage's begin."""
