@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,12 @@ logger = logging.getLogger(__name__)
 DECODE_CPUS = 0.5
 """CPUs of one decoding task."""
 
+STREAM_THREADS = ("StreamingExecutor", "iter_threaded")
+"""Names of Ray Data's threads in a process that reads a stream."""
+
+STREAM_END_S = 30.0
+"""Most that these may take to end."""
+
 VMSTAT = Path("/proc/vmstat")
 
 
@@ -40,7 +47,19 @@ def session(resources: Resources) -> Iterator[None]:
         try:
             yield
         finally:
-            ray.shutdown()
+            shut_down()
+
+
+def shut_down() -> None:
+    """End this process's connection to Ray, and the cluster if it is its own.
+
+    First waits for the threads of streams that were left before their end: one that asks Ray for something afterwards
+    starts a cluster anew, or ends this process at once.
+    """
+    deadline = time.monotonic() + STREAM_END_S
+    while any(thread.name.startswith(STREAM_THREADS) for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ray.shutdown()
 
 
 def _connect(resources: Resources) -> None:

@@ -15,8 +15,10 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
+    from mvgan.distributed.resources import shut_down
+
     folder = tempfile.mkdtemp(prefix="mv", dir="/tmp")
     ray.init(address="local", num_cpus=4, object_store_memory=200 * 2**20, include_dashboard=False, _temp_dir=folder)
     yield
-    ray.shutdown()
+    shut_down()
     shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import threading
 import time
 
 import numpy as np
@@ -14,7 +15,7 @@ from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
 from mvgan.data.windows import decode_window, pair_windows
-from mvgan.distributed import data, pace
+from mvgan.distributed import data, pace, resources
 from mvgan.distributed.data import Limits, Source, WindowStream, window_stream
 from mvgan.train.ranks import Ranks
 from mvgan.train.session import window_order
@@ -108,3 +109,21 @@ def test_a_ray_without_the_callback_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr(pace.Pace, "on_execution_step")
     with pytest.raises(RuntimeError, match="takes no callback at each scheduling step"):
         pace.set_pace(context)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_streams_that_were_left_have_ended_before_ray_does(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of theirs that met a Ray that was shut down ended the process, without a word."""
+
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith(resources.STREAM_THREADS)]
+
+    at_shutdown: list[str] = []
+    monkeypatch.setattr(ray, "shutdown", lambda: at_shutdown.extend(["ray.shutdown", *threads()]))
+    rows = stream(shards, 4000).rows()
+    next(rows)
+    time.sleep(1)
+    assert threads(), "Ray Data names its threads otherwise now"
+    rows.close()
+    resources.shut_down()
+    assert at_shutdown == ["ray.shutdown"]
