@@ -102,8 +102,8 @@ def test_a_submitted_job_that_was_stopped_goes_on(head: Head, bucket: str, clips
     while not run.list("pairs/commits/"):
         assert time.monotonic() < deadline, head.job("logs", "first").stdout
         time.sleep(0.1)
-    assert "succeeded" not in head.job("stop", "first").stdout.lower()
-    assert "STOPPED" in head.job("status", "first").stdout + head.job("status", "first").stderr
+    head.job("stop", "first")
+    assert "was stopped" in head.job("status", "first").stdout
     assert not run.exists("export/latent.safetensors"), "stopped too late"
     stopped_at = Commits(run, "pairs").records()[0].images
 
