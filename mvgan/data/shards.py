@@ -24,6 +24,8 @@ from mvgan.storage.uri import Store, open_store
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
+"""Written first: a folder with it belongs to one set of sources and settings."""
 ROWS_PER_GROUP = 16
 """Rows that are read at once."""
 HASHED_BYTES = 2 << 30
