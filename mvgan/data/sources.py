@@ -3,7 +3,7 @@
 import collections
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -21,8 +21,8 @@ IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .tif .tiff .webp .ppm .pgm
 
 RECORDS = {RECORD: "config", PLAN: "sources_sha256", MANIFEST: "shards"}
 """Files by which a run's folder or a shard set is told, each with a key that another's file of that name has not; the small first."""
-SHOWN_FOLDERS = 3
-"""Folders named in a line about several."""
+SHOWN_FOLDERS, SHOWN_KINDS = 3, 8
+"""Folders, and kinds of files, named in a line about several."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def natural(text: str) -> tuple[list[str | int], str]:
 def list_sources(uri: str, fps: float | None, list_file: str | None = None) -> Listing:
     """All sources below `uri`, searched recursively, in natural order of their ids; with `list_file` those it names.
 
-    Folders with at least two pictures whose names end in a number are videos too, which need `fps`. Hidden files
-    are passed over, and folders of runs and shard sets left out. Raises InputError when there is no such folder,
+    Folders with at least two pictures whose names end in a number, and with no video, are videos too, which need `fps`.
+    Hidden files are passed over, and folders of runs and shard sets left out. Raises InputError when there is no such folder,
     nothing to read in it, a frame rate missing or a name of the list not found.
     """
     store = open_store(uri)
@@ -63,7 +63,9 @@ def list_sources(uri: str, fps: float | None, list_file: str | None = None) -> L
     ours = _own_folders(store, sizes)
     notes = _left_out(ours)
     foreign = {path: size for path, size in sizes.items() if not _below(path, ours)}
-    found = _videos(foreign) + _folders(foreign, PurePosixPath(store.uri).name)
+    videos = _videos(foreign)
+    found = videos + _folders(foreign, PurePosixPath(store.uri).name, {str(PurePosixPath(video.path).parent) for video in videos})
+    notes += _passed_over(foreign.keys() - {file for source in found for file in source.files})
     if not found:
         raise InputError(
             "; ".join([f"{store.uri} holds {len(sizes)} files but no video", *notes])
@@ -74,7 +76,8 @@ def list_sources(uri: str, fps: float | None, list_file: str | None = None) -> L
         chosen = select(chosen, read_list(list_file), list_file)
     folders = [source for source in chosen if source.is_folder]
     if folders and fps is None:
-        raise InputError(f"{store.uri}/{folders[0].path} is a folder of numbered frames, which have no frame rate; give one by --fps")
+        where = "/".join([store.uri, *PurePosixPath(folders[0].files[0]).parts[:-1]])
+        raise InputError(f"{where} is a folder of numbered frames, which have no frame rate; give one by --fps")
     return Listing(tuple(sorted(chosen, key=lambda source: natural(source.id))), tuple(notes))
 
 
@@ -110,12 +113,23 @@ def _left_out(folders: Sequence[str]) -> list[str]:
     return [f"left out, as they are runs or shard sets: {', '.join(folders[:SHOWN_FOLDERS])}{more}"] if folders else []
 
 
+def _passed_over(files: Collection[str]) -> list[str]:
+    if not files:
+        return []
+    kinds = collections.Counter(PurePosixPath(file).suffix.lower() or "without suffix" for file in files)
+    ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = [f"{kind} {count}" for kind, count in ordered[:SHOWN_KINDS]]
+    shown += [f"others {sum(count for _, count in ordered[SHOWN_KINDS:])}"] if len(ordered) > SHOWN_KINDS else []
+    return [f"{len(files)} file{'' if len(files) == 1 else 's'} passed over: {', '.join(shown)}"]
+
+
 def _videos(sizes: dict[str, int]) -> list[Source]:
     videos = [path for path in sizes if PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES]
     return [Source("", path, (path,), sizes[path], False) for path in videos]
 
 
-def _folders(sizes: dict[str, int], root: str) -> list[Source]:
+def _folders(sizes: dict[str, int], root: str, with_videos: set[str]) -> list[Source]:
+    """Folders of numbered frames. Pictures in a folder `with_videos` are previews of these, or the like."""
     folders: dict[str, list[str]] = collections.defaultdict(list)
     for path in sizes:
         name = PurePosixPath(path)
@@ -124,7 +138,7 @@ def _folders(sizes: dict[str, int], root: str) -> list[Source]:
     return [
         Source("", root if folder == "." else folder, tuple(sorted(files, key=natural)), sum(sizes[file] for file in files), True)
         for folder, files in folders.items()
-        if len(files) > 1
+        if len(files) > 1 and folder not in with_videos
     ]
 
 

@@ -91,9 +91,28 @@ def test_sets_in_the_root_itself_and_only_sets_below_it(tmp_path: Path) -> None:
     for _ in range(2):
         assert begin(plan_ingest(str(tmp_path / "same"), str(tmp_path / "same"), RUN)) is None
     open_run(str(tmp_path / "runs" / "demo"), RUN, "data")
-    put(str(tmp_path / "runs"), "demo/videos/face_0000.mp4")
-    with pytest.raises(InputError, match=r"holds 2 files but no video; left out, as they are runs or shard sets: demo; expected"):
+    put(str(tmp_path / "runs"), "demo/videos/face_0000.mp4", "notes.txt")
+    with pytest.raises(
+        InputError, match=r"no video; left out, as they are runs or shard sets: demo; 1 file passed over: \.txt 1; expected"
+    ):
         list_sources(str(tmp_path / "runs"), None)
+
+
+def test_pictures_beside_videos_are_passed_over(tmp_path: Path) -> None:
+    put(str(tmp_path), "film.mp4", "film-1.jpg", "film-2.JPG", "notes.txt", "more/frame1.png", "more/frame2.png", "README")
+    with pytest.raises(InputError, match=f"^{tmp_path}/more is a folder of numbered frames"):
+        list_sources(str(tmp_path), None)
+    listing = list_sources(str(tmp_path), 25)
+    assert [source.path for source in listing.sources] == ["film.mp4", "more"]
+    assert listing.notes == ("4 files passed over: .jpg 2, .txt 1, without suffix 1",)
+
+
+def test_frames_in_the_root_are_named_by_a_path_that_exists(tmp_path: Path) -> None:
+    thumbs = tmp_path / "thumbs"
+    put(str(thumbs), "thumb1.jpg", "thumb2.jpg")
+    with pytest.raises(InputError, match=f"^{thumbs} is a folder of numbered frames"):
+        list_sources(str(thumbs), None)
+    assert paths(str(thumbs), 25) == ["thumbs"]
 
 
 def test_a_second_start_finds_the_plan_of_the_first(tmp_path: Path) -> None:
@@ -117,7 +136,8 @@ def test_what_was_not_taken_is_told_by_ingest_and_its_dry_run(tmp_path: Path, ca
     plan = plan_ingest(str(tmp_path), f"{tmp_path}/out", RUN)
     begin(plan)
     finish(plan, [ingest_group(group) for group in plan.groups])
-    line = "ingest: left out, as they are runs or shard sets: out\n"
+    (tmp_path / "film.ivf").write_bytes(b"0")
+    line = "ingest: left out, as they are runs or shard sets: out\ningest: 2 files passed over: .ivf 1, .json 1\n"
     print_ingest(str(tmp_path), f"{tmp_path}/out", RUN, None)
     assert line in capsys.readouterr().out
     ingest(str(tmp_path), f"{tmp_path}/out", RUN)
