@@ -15,8 +15,9 @@ from mvgan.storage.uri import Store, open_store
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .mpe .m1v .m2v .vob .wmv .asf .flv"
-    " .f4v .gif .3gp .3g2 .ts .mts .m2ts .ogv .y4m .mxf .divx".split()
+    " .f4v .gif .3gp .3g2 .ts .mts .m2ts .ogv .y4m .mxf .divx .qt .h264 .264 .hevc .265".split()
 )
+"""Names of what `mvgan.data.decode.CONTAINERS` opens."""
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .jpe .bmp .tif .tiff .webp .ppm .pgm".split())
 
 RECORDS = {RECORD: "config", PLAN: "sources_sha256", MANIFEST: "shards"}

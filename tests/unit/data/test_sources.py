@@ -1,13 +1,18 @@
 """What ingest finds below a folder or an S3 prefix, and what it leaves."""
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from jobs._plan import print_ingest
 from mvgan.config import InputError, Run
 from mvgan.data.ingest import Plan, begin, finish, ingest_group, plan_ingest
+from mvgan.data.shards import ShardSet
 from mvgan.data.sources import list_sources
 from mvgan.data.synthetic import render_set
 from mvgan.distributed.ingest import ingest
@@ -105,6 +110,31 @@ def test_pictures_beside_videos_are_passed_over(tmp_path: Path) -> None:
     listing = list_sources(str(tmp_path), 25)
     assert [source.path for source in listing.sources] == ["film.mp4", "more"]
     assert listing.notes == ("4 files passed over: .jpg 2, .txt 1, without suffix 1",)
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "container", "codec"),
+    [((".h264", ".264"), "h264", "libx264"), ((".hevc", ".265"), "hevc", "libx265"), ((".qt",), "mov", "libx264")],
+)
+def test_raw_streams_and_old_names_are_ingested(suffixes: tuple[str, ...], container: str, codec: str, tmp_path: Path) -> None:
+    """Brightness tells the frame: all come, in the order in which they are shown, also where B-frames lie otherwise in the file."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream: Any = output.add_stream(codec, rate=25, options={"x265-params": "log-level=none"} if codec == "libx265" else {})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for number in range(24):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 + 8 * number, np.uint8), "rgb24")))
+        output.mux(stream.encode(None))
+    put(str(tmp_path / "in"), *(f"film{suffix}" for suffix in suffixes), data=file.getvalue())
+    plan = plan_ingest(str(tmp_path / "in"), str(tmp_path / "out"), RUN)
+    begin(plan)
+    manifest = finish(plan, [ingest_group(group) for group in plan.groups])
+    assert [(video["num_frames"], video["fps"]) for video in manifest["videos"]] == [(24, 25.0)] * len(suffixes)
+    shards = ShardSet.open(str(tmp_path / "out"))
+    for video in range(len(suffixes)):
+        shown = np.concatenate([shards.frames(video, piece) for piece in range(2)])
+        assert np.abs(shown.mean((1, 2, 3)) - 40 - 8 * np.arange(24)).max() < 3
 
 
 def test_frames_in_the_root_are_named_by_a_path_that_exists(tmp_path: Path) -> None:
