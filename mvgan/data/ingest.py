@@ -149,8 +149,11 @@ def begin(plan: Plan) -> dict[str, Any] | None:
 
 
 def _check_identity(store: Store, found: dict[str, Any], plan: Plan) -> None:
+    settings = found.get("settings") if isinstance(found, dict) else None
+    if not isinstance(settings, dict):
+        raise InputError(f"{store.uri} does not say by which settings it was made; its {PLAN} or {MANIFEST} is damaged: delete that folder")
     # A setting that came later counts as its default in what was made before.
-    changed = differences({**to_dict(Ingest()), **found.get("settings", {}), "max_rejected": None}, {**plan.settings, "max_rejected": None})
+    changed = differences({**to_dict(Ingest()), **settings, "max_rejected": None}, {**plan.settings, "max_rejected": None})
     advice = "give another --out or delete that folder"
     if changed:
         text = ", ".join(f"{name} {old} (now {new})" for name, (old, new) in changed.items())

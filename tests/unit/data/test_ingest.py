@@ -277,6 +277,14 @@ def test_a_folder_with_foreign_shards_is_left_alone(videos: Path, tmp_path: Path
     assert files(tmp_path) == {"shards/00000-000.parquet": b"mine"}
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_plan_is_told(videos: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(InputError, match=r"plan\.json.* is damaged.* delete"):
+        begin(plan_ingest(str(videos), str(tmp_path), RUN))
+    assert files(tmp_path) == {"plan.json": text.encode()}
+
+
 def test_frame_folders_are_read_in_natural_order(tmp_path: Path) -> None:
     """Brightness tells the number: frame2 comes before frame10."""
     for clip, offset in (("a/clip1", 0), ("a/clip10", 100), ("a/clip2", 50)):
