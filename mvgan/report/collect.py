@@ -100,8 +100,8 @@ def all_gates(facts: Facts, real: Measure | None) -> list[Gate]:
     """The verdict, with gate (c) measured here. real: the distance of real to real pairs."""
     run = facts.folder.run
     found = measures(facts.pairs_history)
-    gates = [frechet_gate(found, plan_of(run, "pairs", len(facts.shards)).end, real)]
-    gates += missing_gates("codes") if facts.codes is None else edit_gates(facts.codes["edits"], facts.codes["method"])
+    gates = [frechet_gate(found, plan_of(run, "pairs", len(facts.shards)).end, run.pairs.eval_pairs, real)]
+    gates += missing_gates("codes") if facts.codes is None else edit_gates(facts.codes)
     if facts.generator is None:
         return [*gates, *missing_gates("video")]
     generated, clips = generated_figures(facts.generator, GATE_VIDEOS), real_figures(facts.shards, facts.folder)
