@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from jobs._plan import print_ingest
+import jobs.ingest
 from mvgan.config import InputError, Run
 from mvgan.data.ingest import Plan, begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
@@ -168,7 +168,7 @@ def test_what_was_not_taken_is_told_by_ingest_and_its_dry_run(tmp_path: Path, ca
     finish(plan, [ingest_group(group) for group in plan.groups])
     (tmp_path / "film.ivf").write_bytes(b"0")
     line = "ingest: left out, as they are runs or shard sets: out\ningest: 2 files passed over: .ivf 1, .json 1\n"
-    print_ingest(str(tmp_path), f"{tmp_path}/out", RUN, None)
+    jobs.ingest.run(jobs.ingest.Flags(videos=str(tmp_path), out=f"{tmp_path}/out", dry_run=True, settings=RUN))
     assert line in capsys.readouterr().out
     ingest(str(tmp_path), f"{tmp_path}/out", RUN)
     assert line in capsys.readouterr().out
