@@ -20,6 +20,8 @@ def print_ingest(videos: str, out: str, run: Run, list_file: str | None) -> None
     """What ingest would read and write."""
     plan = plan_ingest(videos, out, run, list_file)
     print(f"ingest: {plan.num_sources} files, {plan.num_bytes / 1e6:.1f} MB, to shards of {run.resolution} px at {plan.out}")
+    for line in plan.notes:
+        print(f"ingest: {line}")
 
 
 def print_pairs(run: Run) -> None:

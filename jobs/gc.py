@@ -8,8 +8,7 @@ import tyro
 
 from jobs._cli import main
 from mvgan.config import InputError
-from mvgan.data.ingest import PLAN
-from mvgan.data.shards import MANIFEST
+from mvgan.data.shards import MANIFEST, PLAN
 from mvgan.data.unused import unnamed_shards
 from mvgan.storage.gc import Leftover, collect_objects, collect_run, collect_unfinished
 from mvgan.storage.holder import held, refuse_held

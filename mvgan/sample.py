@@ -1,21 +1,21 @@
 """Videos from a finished run: `Generator.load(uri).sample(seeds, num_frames)`."""
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from mvgan.config import InputError, Run, from_dict
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator
 from mvgan.storage.uri import Store, open_store
+from mvgan.train.export import damaged, load_weights, read_json, read_tensors
 from mvgan.train.state import seed_of
 from mvgan.train.video import render
+from mvgan.validation import validate
 
 
 CHUNK = 32
@@ -35,18 +35,17 @@ class Generator:
     @classmethod
     def load(cls, uri: str, device: torch.device | str = "cpu") -> "Generator":
         """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished."""
-        store = open_store(uri).at("export")
-        config = json.loads(_read(store, "config.json"))
-        run = from_dict(Run(), config["config"])
+        store = open_store(uri)
+        run, source_fps = _settings(store)
         pairs = nets.Generator(run.network, run.resolution)
-        pairs.load_state_dict(load(_read(store, "generator.safetensors")))
-        codes = load(_read(store, "codes.safetensors"))
+        load_weights(store, "generator.safetensors", pairs)
+        codes = read_tensors(store, "codes.safetensors", "backward", "forward")
         latent = LatentGenerator(run.network.w_dim, run.video.hidden, run.num_codes, run.video.residual)
-        latent.load_state_dict(load(_read(store, "latent.safetensors")))
+        load_weights(store, "latent.safetensors", latent)
         stacked = torch.stack([codes["backward"], codes["forward"]])
         for network in (pairs, latent):
             network.to(device).eval().requires_grad_(False)
-        return cls(run, config["fps"], pairs, stacked.to(device), latent)
+        return cls(run, source_fps, pairs, stacked.to(device), latent)
 
     @property
     def fps(self) -> float:
@@ -83,8 +82,13 @@ def _repeated(maps: dict[int, Tensor], num_frames: int, layer: int, resolution: 
     return maps[layer].expand(num_frames, -1, -1, -1)
 
 
-def _read(store: Store, name: str) -> bytes:
+def _settings(store: Store) -> tuple[Run, float]:
+    """The run's config and the frame rate of its videos."""
+    about = read_json(store, "config.json")
+    config, fps = about.get("config"), about.get("fps")
+    if not isinstance(config, dict) or not isinstance(fps, int | float):
+        raise damaged(store, "config.json", "config or fps is missing")
     try:
-        return store.read(name)
-    except FileNotFoundError:
-        raise InputError(f"{store.uri} has no {name}: the run has not finished; run `python -m jobs.pipeline` on it first") from None
+        return validate(from_dict(Run(), config)), fps
+    except InputError as error:
+        raise damaged(store, "config.json", error) from None

@@ -19,13 +19,11 @@ from mvgan.config import Ingest, InputError, Run, differences, to_dict
 from mvgan.data import decode
 from mvgan.data.decode import OverLimit, Undecodable
 from mvgan.data.sandbox import Sandbox, borrowed
-from mvgan.data.shards import FORMAT_VERSION, MANIFEST, Piece, ShardSet, check_files, pack_shard, read_manifest
+from mvgan.data.shards import FORMAT_VERSION, MANIFEST, PLAN, Piece, ShardSet, check_files, pack_shard, read_manifest
 from mvgan.data.sources import Source, list_sources
 from mvgan.storage.uri import LocalStore, Store, open_store
 
 
-PLAN = "plan.json"
-"""Written first: a folder with it belongs to one set of sources and settings."""
 MB = 1 << 20
 CHUNK_BYTES = 16 * MB
 """Of a source that is copied from S3."""
@@ -80,6 +78,8 @@ class Plan:
     sources_sha256: str
     num_sources: int
     num_bytes: int
+    notes: tuple[str, ...]
+    """Lines about what lies below `videos` and is not taken."""
 
     def identity(self) -> dict[str, Any]:
         """What tells this ingest from another into the same folder."""
@@ -99,11 +99,13 @@ def shard_settings(run: Run) -> dict[str, Any]:
 def plan_ingest(videos: str, out: str, run: Run, list_file: str | None = None) -> Plan:
     """List the sources below `videos` and cut them into groups; reads names and sizes only. Raises InputError."""
     settings = shard_settings(run)
-    sources = list_sources(videos, run.ingest.fps, list_file)
+    listing = list_sources(videos, run.ingest.fps, list_file)
+    sources = listing.sources
     videos, out = open_store(videos).uri, open_store(out).uri
     groups = tuple(Group(index, videos, out, settings, part) for index, part in enumerate(group_sources(sources, run.ingest.shard_mb * MB)))
     digest = _hash([[source.id, source.path, source.num_bytes, len(source.files)] for source in sources])
-    return Plan(videos, out, settings, run.ingest.max_rejected, groups, digest, len(sources), sum(source.num_bytes for source in sources))
+    num_bytes = sum(source.num_bytes for source in sources)
+    return Plan(videos, out, settings, run.ingest.max_rejected, groups, digest, len(sources), num_bytes, listing.notes)
 
 
 def group_sources(sources: Iterable[Source], shard_bytes: int) -> Iterator[tuple[Source, ...]]:
@@ -147,8 +149,11 @@ def begin(plan: Plan) -> dict[str, Any] | None:
 
 
 def _check_identity(store: Store, found: dict[str, Any], plan: Plan) -> None:
+    settings = found.get("settings") if isinstance(found, dict) else None
+    if not isinstance(settings, dict):
+        raise InputError(f"{store.uri} does not say by which settings it was made; its {PLAN} or {MANIFEST} is damaged: delete that folder")
     # A setting that came later counts as its default in what was made before.
-    changed = differences({**to_dict(Ingest()), **found.get("settings", {}), "max_rejected": None}, {**plan.settings, "max_rejected": None})
+    changed = differences({**to_dict(Ingest()), **settings, "max_rejected": None}, {**plan.settings, "max_rejected": None})
     advice = "give another --out or delete that folder"
     if changed:
         text = ", ".join(f"{name} {old} (now {new})" for name, (old, new) in changed.items())

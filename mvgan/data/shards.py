@@ -9,7 +9,7 @@ import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ from mvgan.storage.uri import Store, open_store
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
+"""Written first: a folder with it belongs to one set of sources and settings."""
+AGAIN = "delete the shard set and run ingest again"
+"""What to do about a damaged one."""
 ROWS_PER_GROUP = 16
 """Rows that are read at once."""
 HASHED_BYTES = 2 << 30
@@ -43,6 +47,14 @@ SCHEMA = pa.schema(
         ("fps", pa.float64()),
     ]
 )
+
+KEYS: dict[str, Any] = {"resolution": int, "frames_per_piece": int, "num_videos": int, "num_frames": int, "lengths": dict}
+ENTRY_KEYS: dict[str, dict[str, Any]] = {
+    "shards": {"path": str, "rows": int, "bytes": int, "sha256": str},
+    "videos": {"id": str, "source": str, "num_frames": int, "fps": int | float, "shard": int, "first_row": int},
+    "rejected": {"source": str, "reason": str},
+}
+"""What is read of a manifest, with its kind; the second in each entry of its lists."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,7 @@ class ShardSet:
             ) from error
         except (Undecodable, pa.ArrowInvalid, OSError, IndexError) as error:
             path = self.manifest["shards"][shard]["path"]
-            message = f"shard {self.uri}/{path} is damaged at row {row}: {error}; delete the shard set and run ingest again"
+            message = f"shard {self.uri}/{path} is damaged at row {row}: {error}; {AGAIN}"
             raise InputError(" ".join(message.split())) from error
         return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
@@ -211,19 +223,68 @@ def read_manifest(store: Store) -> dict[str, Any] | None:
         raise InputError(f"{store.uri}/{MANIFEST} is no manifest of a shard set; give another folder or run ingest again") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{store.uri}/{MANIFEST} has format_version {version!r}; this version reads {FORMAT_VERSION}: run ingest again")
+    problem = next(_problems(manifest), None)
+    if problem:
+        raise InputError(f"{store.uri}/{MANIFEST} is damaged: {problem}; {AGAIN}")
     return dict(manifest)
+
+
+def _problems(manifest: dict[str, Any]) -> Iterator[str]:
+    """What keeps `manifest` from being read: keys that are missing or of another kind, then counts that do not agree.
+
+    What follows the first is of no use.
+    """
+    yield from _wrong_keys(manifest, KEYS | dict.fromkeys(ENTRY_KEYS, list), "")
+    for name, kinds in ENTRY_KEYS.items():
+        for place, entry in enumerate(manifest[name]):
+            yield from _wrong_keys(entry, kinds, f"{name}[{place}].")
+    shards, videos = manifest["shards"], manifest["videos"]
+    lengths = [video["num_frames"] for video in videos]
+    if min(manifest["resolution"], manifest["frames_per_piece"], *lengths) < 1:
+        yield "resolution, frames_per_piece or the num_frames of a video is below 1"
+    for name, count in (("num_videos", len(videos)), ("num_frames", sum(lengths))):
+        if manifest[name] != count:
+            yield f"{name} is {manifest[name]}, its videos have {count}"
+    rows = [0] * len(shards)
+    for place, video in enumerate(videos):
+        if not 0 <= video["shard"] < len(shards) or video["first_row"] != rows[video["shard"]]:
+            yield f"videos[{place}] does not begin where the one before it ends"
+        rows[video["shard"]] += len(_piece_lengths(manifest, video))
+    for shard, count in zip(shards, rows, strict=True):
+        if shard["rows"] != count:
+            yield f"shard {shard['path']} has {shard['rows']} rows, its videos have {count} pieces"
+
+
+def _wrong_keys(entry: Any, kinds: dict[str, Any], where: str) -> Iterator[str]:
+    if not isinstance(entry, dict):
+        yield f"{where.rstrip('.')} is no object"
+        return
+    for key, kind in kinds.items():
+        if not isinstance(entry.get(key), kind):
+            yield f"{where}{key} is {'not as expected' if key in entry else 'missing'}"
+
+
+def _piece_lengths(manifest: dict[str, Any], video: dict[str, Any]) -> list[int]:
+    """Frames of each piece of a video: all alike but for the last."""
+    full, rest = divmod(video["num_frames"], manifest["frames_per_piece"])
+    return [manifest["frames_per_piece"]] * full + [rest] * (rest > 0)
 
 
 def check_files(store: Store, manifest: dict[str, Any], verify: bool) -> None:
     """Raises InputError when a shard of `manifest` is missing, or of another size or, with `verify`, of other content."""
     sizes = store.list("shards/")
     hashed = verify and sum(shard["bytes"] for shard in manifest["shards"]) < HASHED_BYTES
-    for shard in manifest["shards"]:
+    for place, shard in enumerate(manifest["shards"]):
         path = shard["path"]
-        again = "delete the shard set and run ingest again"
         if path not in sizes:
-            raise InputError(f"shard {store.uri}/{path} is missing; {again}")
+            raise InputError(f"shard {store.uri}/{path} is missing; {AGAIN}")
         if sizes[path] != shard["bytes"]:
-            raise InputError(f"shard {store.uri}/{path} is damaged: {sizes[path]} bytes where the manifest says {shard['bytes']}; {again}")
-        if hashed and hashlib.sha256(store.read(path)).hexdigest() != shard["sha256"]:
-            raise InputError(f"shard {store.uri}/{path} is damaged: its sha256 is not that of the manifest; {again}")
+            raise InputError(f"shard {store.uri}/{path} is damaged: {sizes[path]} bytes where the manifest says {shard['bytes']}; {AGAIN}")
+        if not hashed:
+            continue
+        data = store.read(path)
+        if hashlib.sha256(data).hexdigest() != shard["sha256"]:
+            raise InputError(f"shard {store.uri}/{path} is damaged: its sha256 is not that of the manifest; {AGAIN}")
+        expected = [length for video in manifest["videos"] if video["shard"] == place for length in _piece_lengths(manifest, video)]
+        if pq.read_table(io.BytesIO(data), columns=["num_frames"])["num_frames"].to_pylist() != expected:
+            raise InputError(f"{store.uri}/{MANIFEST} is damaged: shard {path} has other numbers of frames than it says; {AGAIN}")

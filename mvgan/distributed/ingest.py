@@ -19,6 +19,8 @@ def ingest(videos: str, out: str, run: Run, list_file: str | None = None) -> dic
     Raises InputError as `mvgan.data.ingest` says.
     """
     plan = plan_ingest(videos, out, run, list_file)
+    for line in plan.notes:
+        print(f"ingest: {line}", flush=True)
     manifest = begin(plan)
     if manifest is None:
         manifest = finish(plan, _run_groups(plan))

@@ -28,6 +28,6 @@ def method_codes(tensors: dict[str, Tensor], method: str, direction: str, run: R
 
 
 def method_ratios(synthesize: Synthesize, w: Tensor, codes: Tensor, direction: str) -> dict[str, Any]:
-    """Edit ratios of the codes of one direction, with their median and worst."""
+    """Edit ratios of the codes of one direction over the latents `w` [n, w_dim], with their median and worst, and n."""
     ratios = edit_ratios(synthesize, w, codes, DIRECTIONS[direction], TARGET_MSE)
-    return {"ratios": ratios.tolist(), "median": float(torch.median(ratios)), "worst": float(ratios.min())}
+    return {"ratios": ratios.tolist(), "median": float(torch.median(ratios)), "worst": float(ratios.min()), "latents": len(w)}

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
@@ -29,6 +28,7 @@ from mvgan.report.gates import (
 )
 from mvgan.sample import Generator
 from mvgan.storage.run import RECORD, RunFolder
+from mvgan.train.export import read_json, read_tensors
 from mvgan.train.hooks import History
 from mvgan.train.session import plan_of
 
@@ -82,8 +82,8 @@ def collect(folder: RunFolder) -> Facts:
         missing=missing,
         pairs_history=pairs_history,
         video_history=_history(folder, "video"),
-        codes=json.loads(store.read("export/codes.json")) if has_codes else None,
-        code_tensors=load(store.read("export/codes.safetensors")) if has_codes else None,
+        codes=read_json(store, "codes.json") if has_codes else None,
+        code_tensors=read_tensors(store, "codes.safetensors", "backward", "forward", "mean_grams") if has_codes else None,
         generator=None if missing else Generator.load(folder.uri),
     )
 
@@ -100,8 +100,8 @@ def all_gates(facts: Facts, real: Measure | None) -> list[Gate]:
     """The verdict, with gate (c) measured here. real: the distance of real to real pairs."""
     run = facts.folder.run
     found = measures(facts.pairs_history)
-    gates = [frechet_gate(found, plan_of(run, "pairs", len(facts.shards)).end, real)]
-    gates += missing_gates("codes") if facts.codes is None else edit_gates(facts.codes["edits"], facts.codes["method"])
+    gates = [frechet_gate(found, plan_of(run, "pairs", len(facts.shards)).end, run.pairs.eval_pairs, real)]
+    gates += missing_gates("codes") if facts.codes is None else edit_gates(facts.codes)
     if facts.generator is None:
         return [*gates, *missing_gates("video")]
     generated, clips = generated_figures(facts.generator, GATE_VIDEOS), real_figures(facts.shards, facts.folder)

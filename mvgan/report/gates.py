@@ -16,6 +16,12 @@ MAX_FRECHET_SHARE = 0.1
 MIN_MEDIAN_RATIO, MIN_WORST_RATIO = 4.0, 2.5
 """Gate (b): least edit ratio of the median and of the worst code."""
 
+MIN_PAIRS = 1024
+"""Real, and generated, pairs of each measure that gate (a) rests on."""
+
+MIN_CODES, MIN_GRAMS, MIN_LATENTS = 10, 8, 32
+"""What gate (b) rests on: codes each way, Grams whose mean they are from, fresh latents at which they are measured."""
+
 MIN_MOTION, MAX_MOTION = 1 / 3, 3.0
 """Gate (c): bounds on the motion of generated over that of real clips."""
 
@@ -31,7 +37,7 @@ EDIT_BOUND = f"median ≥ {MIN_MEDIAN_RATIO:g}, worst ≥ {MIN_WORST_RATIO:g}"
 MOTION_BOUND, CONTENT_BOUND = f"{MIN_MOTION:.2f} to {MAX_MOTION:g}", f"≤ {MAX_CONTENT_SHARE:g}"
 
 Outcome = Literal["pass", "fail", "open"]
-"""`open`: not measured, or the gate does not apply; the words say why."""
+"""`open`: not measured, or by too little, or the gate does not apply; the words say why."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,11 @@ def halfway(found: Sequence[Measure], end: int) -> Measure | None:
     return min(between, key=lambda measure: abs(measure.images - end / 2)) if between else None
 
 
-def frechet_gate(found: Sequence[Measure], end: int, real: Measure | None) -> Gate:
+def frechet_gate(found: Sequence[Measure], end: int, pairs: int, real: Measure | None) -> Gate:
     """Gate (a): the distance to real pairs has fallen to a tenth, and was still falling in the second half.
 
-    `end` is the planned number of pairs, `real` the distance between two disjoint draws of real pairs.
+    `end` is the planned number of pairs, `pairs` how many real and how many generated ones each measure took, `real` the
+    distance between two disjoint draws of real pairs.
     """
     name = "Pairs look like real pairs"
     bound = f"end ≤ {MAX_FRECHET_SHARE:g} × start, and below half-way by more than the bootstrap error"
@@ -87,9 +94,11 @@ def frechet_gate(found: Sequence[Measure], end: int, real: Measure | None) -> Ga
         return Gate(name, "open", value or "not measured", bound, f"No measure at the {missing} of stage 1.")
     share, fall = last.frechet / first.frechet, middle.frechet - last.frechet
     error = max(last.error, middle.error)
-    value = f"start {first}, half-way {middle}, end {last}: {share:.3f} of the start, {fall:.3g} below half-way"
+    value = f"start {first}, half-way {middle}, end {last}, of {pairs:,} pairs each: {share:.3f} of the start, {fall:.3g} below half-way"
     if real is not None:
-        value += f"; real against real {real}"
+        value += f"; real against real {real}, of {real.images:,}"
+    if pairs < MIN_PAIRS:
+        return Gate(name, "open", value, bound, f"Measured on {pairs:,} pairs; {MIN_PAIRS:,} are asked for (pairs.eval_pairs).")
     passed = share <= MAX_FRECHET_SHARE and fall > error
     words = "Fréchet distance between real and generated pairs in seeded features (not FID); lower is nearer."
     if share > MAX_FRECHET_SHARE:
@@ -99,28 +108,34 @@ def frechet_gate(found: Sequence[Measure], end: int, real: Measure | None) -> Ga
     return Gate(name, "pass" if passed else "fail", value, bound, words)
 
 
-def edit_gates(edits: dict[str, Any], method: str) -> list[Gate]:
-    """Gate (b) for backward and for forward codes of the run's `method`. edits: by method and direction, as in codes.json."""
+def edit_gates(codes: dict[str, Any]) -> list[Gate]:
+    """Gate (b) for backward and for forward codes, by the method of the run. codes: the content of codes.json."""
+    method, edits = codes["method"], codes["edits"]
+    grams = len(codes["samples"]) if codes["source"] == "mean" else 1
     gates = []
     for direction, edited, kept in (("backward", "former", "latter"), ("forward", "latter", "former")):
         own = edits[method][direction]
-        passed = own["median"] >= MIN_MEDIAN_RATIO and own["worst"] >= MIN_WORST_RATIO
+        latents = own.get("latents", MIN_LATENTS)  # before it was written it was always that
+        counts = {"codes": (len(own["ratios"]), MIN_CODES), "Grams": (grams, MIN_GRAMS), "fresh latents": (latents, MIN_LATENTS)}
+        short = ", ".join(f"{count} {what} where {least} are asked for" for what, (count, least) in counts.items() if count < least)
         beside = [
             f"{_method_name(other)} {figures[direction]['median']:.2f} and {figures[direction]['worst']:.2f}"
             for other, figures in edits.items()
             if other != method and direction in figures
         ]
-        value = f"median {own['median']:.2f}, worst {own['worst']:.2f} ({_method_name(method)})"
+        value = f"median {own['median']:.2f}, worst {own['worst']:.2f} ({_method_name(method)}; {_counted(counts)})"
+        value += f"; beside it {', '.join(beside)}" if beside else ""
+        words = f"How many times more a code changes the {edited} frame than the {kept} one, at equal strength over fresh latents."
+        passed = own["median"] >= MIN_MEDIAN_RATIO and own["worst"] >= MIN_WORST_RATIO
+        outcome: Outcome = "open" if short else "pass" if passed else "fail"
         gates.append(
-            Gate(
-                EDIT_NAMES[direction],
-                "pass" if passed else "fail",
-                value + (f"; beside it {', '.join(beside)}" if beside else ""),
-                EDIT_BOUND,
-                f"How many times more a code changes the {edited} frame than the {kept} one, at equal strength over fresh latents.",
-            )
+            Gate(EDIT_NAMES[direction], outcome, value, EDIT_BOUND, words + (f" Too little to judge by: {short}." if short else ""))
         )
     return gates
+
+
+def _counted(counts: dict[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{count} {what}" for what, (count, _) in counts.items())
 
 
 def _method_name(method: str) -> str:

@@ -54,7 +54,7 @@ class RunFolder:
 
 
 def read_run(uri: str) -> RunFolder:
-    """The run at `uri`. Raises InputError when there is none or it was written by another version."""
+    """The run at `uri`. Raises InputError when there is none, or its record is damaged or of another version."""
     store = open_store(uri)
     try:
         record = json.loads(store.read(RECORD))
@@ -62,9 +62,15 @@ def read_run(uri: str) -> RunFolder:
         raise InputError(f"{uri} holds no run ({RECORD} is missing); expected the folder that a training command printed") from None
     except ValueError as error:
         raise InputError(f"{uri}/{RECORD} is damaged ({error}); restore it, or give another --name") from None
-    if record.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{uri}/{RECORD} has format {record.get('format_version')}; this mvgan reads format {FORMAT_VERSION}")
-    return RunFolder(store, validate(from_dict(Run(), record["config"])), record["data"])
+    found = record.get("format_version") if isinstance(record, dict) else None
+    if found != FORMAT_VERSION:
+        raise InputError(f"{uri}/{RECORD} has format {found}; this mvgan reads format {FORMAT_VERSION}: give another --name")
+    if not isinstance(record.get("config"), dict) or not isinstance(record.get("data"), str):
+        raise InputError(f"{uri}/{RECORD} is damaged (config or data is missing); restore it, or give another --name")
+    try:
+        return RunFolder(store, validate(from_dict(Run(), record["config"])), record["data"])
+    except InputError as error:
+        raise InputError(f"{uri}/{RECORD} is damaged or of another version ({error}); restore it, or give another --name") from None
 
 
 def open_run(uri: str, run: Run, data: str) -> RunFolder:

@@ -1,14 +1,18 @@
 """What a run gives to those who use it, in `export/`: weights as safetensors, and the config to rebuild the networks."""
 
 import json
+from typing import Any
 
 import numpy as np
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from mvgan.config import InputError, to_dict
 from mvgan.data.shards import ShardSet
 from mvgan.storage.commit import Commit
 from mvgan.storage.run import RunFolder
+from mvgan.storage.uri import Store
 from mvgan.train.committer import best_commit
 from mvgan.train.state import from_bytes
 
@@ -29,6 +33,51 @@ def export_codes(folder: RunFolder) -> None:
     commit = folder.require("codes")
     for file in commit.files:
         folder.store.write(f"export/{file}", folder.commits("codes").read(commit, file))
+
+
+def read_json(store: Store, name: str) -> dict[str, Any]:
+    """What `export/<name>` of the run at `store` says. Raises InputError when it is missing or damaged."""
+    try:
+        content = json.loads(_read(store, name))
+    except ValueError as error:
+        raise damaged(store, name, error) from None
+    if not isinstance(content, dict):
+        raise damaged(store, name, f"it holds {type(content).__name__}")
+    return content
+
+
+def read_tensors(store: Store, name: str, *needed: str) -> dict[str, Tensor]:
+    """The tensors in `export/<name>` of the run at `store`. Raises InputError when it is missing, damaged or without one `needed`."""
+    try:
+        tensors = load(_read(store, name))
+    except SafetensorError as error:
+        raise damaged(store, name, error) from None
+    for tensor in needed:
+        if tensor not in tensors:
+            raise damaged(store, name, f"tensor {tensor} is missing")
+    return tensors
+
+
+def load_weights(store: Store, name: str, network: nn.Module) -> None:
+    """Give `network` the weights in `export/<name>` of the run at `store`. Raises InputError when they are not there or not its own."""
+    tensors = read_tensors(store, name, *network.state_dict())
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise damaged(store, name, f"its tensors are not those of the settings: {str(error).splitlines()[-1].strip()}") from None
+
+
+def damaged(store: Store, name: str, reason: object) -> InputError:
+    """The error that tells a user of a file in `export/`."""
+    words = " ".join(str(reason).split())
+    return InputError(f"{store.uri}/export/{name} is damaged ({words}); run its `python -m jobs.pipeline` again, which exports anew")
+
+
+def _read(store: Store, name: str) -> bytes:
+    try:
+        return store.read(f"export/{name}")
+    except FileNotFoundError:
+        raise InputError(f"{store.uri}/export has no {name}: the run has not finished; run `python -m jobs.pipeline` on it first") from None
 
 
 def _selected(folder: RunFolder) -> Commit:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from mvgan.config import InputError, Run
@@ -29,6 +28,7 @@ from mvgan.nets.generator import Generator
 from mvgan.storage.commit import Commit
 from mvgan.storage.run import RunFolder
 from mvgan.train.committer import Committer
+from mvgan.train.export import load_weights, read_tensors
 from mvgan.train.hooks import Evaluator, History, Recorder, Sampler, Say, Ticker
 from mvgan.train.outbox import Outbox
 from mvgan.train.pairs import PairStage
@@ -179,9 +179,10 @@ def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device
     """A fresh stage; stage 3 takes the exported generator and codes of the stages before it."""
     if name == "pairs":
         return PairStage(folder.run, ranks, device)
-    codes = load(folder.store.read("export/codes.safetensors"))
+    by_motion = folder.run.video.step == "motion"
+    codes = read_tensors(folder.store, "codes.safetensors", "backward", "forward", *(["mean_grams"] if by_motion else []))
     stacked = torch.stack([codes["backward"], codes["forward"]])
-    scale = motion_scale(stacked, codes["mean_grams"], folder) if folder.run.video.step == "motion" else None
+    scale = motion_scale(stacked, codes["mean_grams"], folder) if by_motion else None
     return VideoStage(folder.run, ranks, device, load_generator(folder), stacked, scale)
 
 
@@ -201,7 +202,7 @@ def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int =
 def load_generator(folder: RunFolder) -> Generator:
     """The exported pair generator of a run, in evaluation mode on the CPU."""
     generator = Generator(folder.run.network, folder.run.resolution)
-    generator.load_state_dict(load(folder.store.read("export/generator.safetensors")))
+    load_weights(folder.store, "generator.safetensors", generator)
     return generator.eval().requires_grad_(False)
 
 

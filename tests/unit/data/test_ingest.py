@@ -18,7 +18,7 @@ import mvgan.data.sandbox as sandbox_module
 from mvgan.config import Ingest, InputError, Run
 from mvgan.data.ingest import Group, begin, describe, finish, group_sources, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
-from mvgan.data.sources import Source, list_sources
+from mvgan.data.sources import Source
 from mvgan.data.synthetic import render_set
 from mvgan.media import encode_png, encode_video
 
@@ -277,6 +277,14 @@ def test_a_folder_with_foreign_shards_is_left_alone(videos: Path, tmp_path: Path
     assert files(tmp_path) == {"shards/00000-000.parquet": b"mine"}
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_plan_is_told(videos: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(InputError, match=r"plan\.json.* is damaged.* delete"):
+        begin(plan_ingest(str(videos), str(tmp_path), RUN))
+    assert files(tmp_path) == {"plan.json": text.encode()}
+
+
 def test_frame_folders_are_read_in_natural_order(tmp_path: Path) -> None:
     """Brightness tells the number: frame2 comes before frame10."""
     for clip, offset in (("a/clip1", 0), ("a/clip10", 100), ("a/clip2", 50)):
@@ -293,23 +301,6 @@ def test_frame_folders_are_read_in_natural_order(tmp_path: Path) -> None:
     shards = ShardSet.open(str(tmp_path / "out"))
     for video, offset in enumerate((0, 50, 100)):
         assert np.abs(shards.frames(video, 0).mean((1, 2, 3)) - offset - 4 * np.arange(1, 13)).max() < 2
-
-
-def test_ids_are_unique_and_lists_select(tmp_path: Path) -> None:
-    for name in ("x/v2.mp4", "x/v10.mp4", "x/v2.avi", "y/v10.mov", ".hidden/v.mp4", "x/._v2.mp4", "notes.txt", "x/thumb1.jpg"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"0")
-    uri, names = str(tmp_path / "in"), tmp_path / "split.txt"
-    assert [source.id for source in list_sources(uri, None)] == ["x/v2.avi", "x/v2.mp4", "x/v10", "y/v10"]
-    names.write_text("# test split\ny/v10.mov 3\nx/v10\n\nv2.avi\n")
-    assert [source.path for source in list_sources(uri, None, str(names))] == ["x/v2.avi", "x/v10.mp4", "y/v10.mov"]
-    for text, message in (("x/v11\n", "'x/v11', which is not among the 4"), ("v10\n", "fits 2 videos"), ("#\n", "names no video")):
-        names.write_text(text)
-        with pytest.raises(InputError, match=message):
-            list_sources(uri, None, str(names))
-    with pytest.raises(InputError, match="no list file"):
-        list_sources(uri, None, str(tmp_path / "missing.txt"))
 
 
 def test_groups_are_runs_of_about_equal_size() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -92,11 +93,64 @@ def test_no_manifest_and_another_format_are_told(copy: Path) -> None:
     manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(InputError, match="format_version 9"):
         ShardSet.open(str(copy))
-    manifest.write_text("{")
-    with pytest.raises(InputError, match="no manifest of a shard set"):
+    for text in ("{", "[]", "3", "{}"):
+        manifest.write_text(text)
+        with pytest.raises(InputError, match="no manifest of a shard set"):
+            ShardSet.open(str(copy))
+    manifest.write_text('{"format_version": 1}')
+    with pytest.raises(InputError, match="is damaged: resolution is missing"):
         ShardSet.open(str(copy))
     manifest.unlink()
     with pytest.raises(InputError, match="no finished shard set"):
+        ShardSet.open(str(copy))
+
+
+def set_in(manifest: Any, where: tuple[str | int, ...], value: Any) -> Any:
+    """`manifest` with another value at a place, or without it (None)."""
+    entry = manifest
+    for key in where[:-1]:
+        entry = entry[key]
+    if value is None:
+        del entry[where[-1]]
+    else:
+        entry[where[-1]] = value
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("resolution",), None, "resolution is missing"),
+        (("resolution",), "16", "resolution is not as expected"),
+        (("frames_per_piece",), 0, "below 1"),
+        (("videos",), None, "videos is missing"),
+        (("lengths",), None, "lengths is missing"),
+        (("shards",), [{}], r"shards\[0\]\.path is missing"),
+        (("shards",), ["x"], r"shards\[0\] is no object"),
+        (("videos", 1, "fps"), None, r"videos\[1\]\.fps is missing"),
+        (("videos", 1, "shard"), 7, r"videos\[1\] does not begin"),
+        (("videos", 1, "first_row"), 9, r"videos\[1\] does not begin"),
+        (("num_videos",), 4, "num_videos is 4, its videos have 3"),
+        (("num_frames",), 113, "num_frames is 113, its videos have 114"),
+        (("shards", 0, "rows"), 29, "has 29 rows, its videos have 30 pieces"),
+        (("rejected",), [1], r"rejected\[0\] is no object"),
+    ],
+)
+def test_a_manifest_that_cannot_be_right_is_refused_on_reading(copy: Path, where: tuple[str | int, ...], value: Any, said: str) -> None:
+    file = copy / "manifest.json"
+    file.write_text(json.dumps(set_in(json.loads(file.read_text()), where, value)))
+    with pytest.raises(InputError, match=f"^{file} is damaged: .*{said}.*; delete the shard set and run ingest again$"):
+        ShardSet.open(str(copy), verify=False)
+
+
+def test_lengths_that_are_not_those_of_the_rows_are_told_before_any_is_drawn(copy: Path) -> None:
+    """One frame less in the last piece: the counts agree among themselves, but not with the rows."""
+    file = copy / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["videos"][2]["num_frames"] -= 1
+    manifest["num_frames"] -= 1
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest\.json is damaged: shard shards/00000-000\.parquet has other numbers of frames"):
         ShardSet.open(str(copy))
 
 

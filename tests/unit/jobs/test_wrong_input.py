@@ -9,8 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from safetensors.torch import load, save
 
 import jobs.codes
+import jobs.generate
 import jobs.ingest
 import jobs.pairs
 import jobs.pipeline
@@ -20,7 +23,7 @@ from mvgan.config import from_dict
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
 from mvgan.presets import smoke
-from mvgan.storage.run import open_run
+from mvgan.storage.run import RunFolder, open_run
 
 
 Refused = Callable[..., str]
@@ -170,9 +173,63 @@ def test_an_existing_run_with_another_config_is_refused_before_work_starts(
     assert "pairs.lr" in refused(jobs.pipeline, *there, "--pairs.lr", "0.1")
 
 
-def test_a_damaged_run_record(refused: Refused, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
-    assert "run.json is damaged" in refused(jobs.codes, "--run", str(tmp_path))
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ("{", "run.json is damaged"),
+        ("[]", "run.json has format None; this mvgan reads format 1"),
+        ('{"format_version": 2}', "run.json has format 2; this mvgan reads format 1"),
+        ('{"format_version": 1}', "run.json is damaged (config or data is missing)"),
+        ('{"format_version": 1, "config": [], "data": "x"}', "run.json is damaged (config or data is missing)"),
+        (
+            '{"format_version": 1, "config": {"speed": 1}, "data": "x"}',
+            "run.json is damaged or of another version (unknown setting 'speed'",
+        ),
+        ('{"format_version": 1, "config": {"resolution": 5}, "data": "x"}', "run.json is damaged or of another version (resolution 5"),
+    ],
+)
+def test_a_damaged_run_record(refused: Refused, record: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(record)
+    line = refused(jobs.codes, "--run", str(tmp_path))
+    assert said in line and "--name" in line
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", '{"format_version": 1}', '{"format_version": 1, "shards": [{}]}'])
+def test_a_damaged_manifest(refused: Refused, shards: Path, record: str, tmp_path: Path) -> None:
+    (shards / "manifest.json").write_text(record)
+    line = refused(jobs.pairs, "--preset", "smoke", "--data", str(shards), "--storage", str(tmp_path / "runs"))
+    assert "data/manifest.json" in line and "run ingest again" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("generator.safetensors", None, "damaged"),
+        ("latent.safetensors", None, "damaged"),
+        ("codes.safetensors", None, "damaged"),
+        ("codes.safetensors", save({"backward": torch.zeros(2, 32)}), "tensor forward is missing"),
+        ("generator.safetensors", save({"x": torch.zeros(1)}), "is missing"),
+        ("config.json", b"{", "damaged"),
+        ("config.json", b"[]", "it holds list"),
+        ("config.json", b"{}", "config or fps is missing"),
+        ("config.json", b'{"config": {"speed": 1}, "fps": 25}', "unknown setting 'speed'"),
+    ],
+)
+def test_a_damaged_export(refused: Refused, tiny_run: RunFolder, file: str, content: bytes | None, said: str, tmp_path: Path) -> None:
+    """`None` cuts the file in two."""
+    folder = shutil.copytree(Path(tiny_run.uri, "export"), tmp_path / "run" / "export")
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    line = refused(jobs.generate, "--run", str(tmp_path / "run"), "--out", str(tmp_path / "x.mp4"))
+    assert f"export/{file} is damaged" in line and said in line and "jobs.pipeline" in line
+
+
+def test_weights_of_another_network(refused: Refused, tiny_run: RunFolder, tmp_path: Path) -> None:
+    folder = shutil.copytree(Path(tiny_run.uri, "export"), tmp_path / "run" / "export")
+    tensors = {name: tensor[..., :-1].contiguous() for name, tensor in load((folder / "latent.safetensors").read_bytes()).items()}
+    (folder / "latent.safetensors").write_bytes(save(tensors))
+    line = refused(jobs.generate, "--run", str(tmp_path / "run"), "--out", str(tmp_path / "x.mp4"))
+    assert "latent.safetensors is damaged (its tensors are not those of the settings" in line
 
 
 def test_synthetic_videos_on_s3(refused: Refused) -> None:

@@ -111,6 +111,9 @@ def test_it_tells_the_run(page: Reader, tiny_run: RunFolder) -> None:
     assert "total_kimg" in words and "0.064" in words and "r1_gamma" in words
     assert "8" in words and "192" in words  # videos and frames
     assert "not FID" in words
+    # The tiny run is below what gates (a) and (b) rest on.
+    assert "Measured on 64 pairs; 1,024 are asked for" in words
+    assert "2 codes where 10 are asked for, 2 Grams where 8 are asked for" in words and "32 fresh latents" in words
     assert "has not ended" not in words
 
 
