@@ -273,6 +273,9 @@ class Resources:
 
 STAGES = ("ingest", "pairs", "codes", "video")
 
+ANOTHER_NAME = "under another --name of jobs.pipeline or jobs.pairs"
+"""Advice that every verb can give: those that take --run have no --name of their own."""
+
 
 def stage_of(path: str) -> str:
     """The first stage that the field `path` (dotted, within Run) shapes."""

@@ -257,7 +257,7 @@ def test_another_config_under_the_same_name(data: Path, tmp_path: Path, monkeypa
     before = files(tmp_path)
     message = run_verb("pairs", "--data", str(data), *SMALL, "--pairs.lr", "0.5")
     assert f"exists with another config and has begun stage pairs: pairs.lr was {settings.pairs.lr}, now 0.5" in message
-    assert "Use another --name" in message
+    assert "under another --name" in message
     assert files(tmp_path) == before
 
 
