@@ -173,7 +173,3 @@ def test_an_existing_run_with_another_config_is_refused_before_work_starts(
 def test_a_damaged_run_record(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     assert "run.json is damaged" in refused(jobs.codes, "--run", str(tmp_path))
-
-
-def test_synthetic_videos_on_s3(refused: Refused) -> None:
-    assert "local" in refused(jobs.pipeline, "--preset", "smoke", "--storage", "s3://bucket/runs")
