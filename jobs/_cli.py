@@ -54,11 +54,11 @@ class Place:
     storage: str = "runs"
     """Folder or s3:// prefix that holds the runs."""
     name: str | None = None
-    """Name of the run, else that of the preset; the same command again goes on with it."""
+    """Name of the run; without it that of the preset, of --videos with their folder's (demo-clips). The same command again goes on."""
 
-    def uri(self, preset: str) -> str:
-        """The run's folder."""
-        return f"{self.storage.rstrip('/')}/{self.name or preset}"
+    def uri(self, default: str) -> str:
+        """The run's folder, named `default` where no name is given."""
+        return f"{self.storage.rstrip('/')}/{self.name or default}"
 
 
 def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:

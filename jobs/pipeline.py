@@ -39,10 +39,15 @@ class Flags(Settings):
     """Text file that selects a split of --videos: one path or name per line."""
     place: Annotated[Place, tyro.conf.arg(name="")] = field(default_factory=Place)
 
+    def uri(self) -> str:
+        """The run's folder: without a name that of the preset, and videos of one's own give a run of their own."""
+        videos = open_store(self.videos).uri.rpartition("/")[2] if self.videos else ""
+        return self.place.uri(f"{self.preset}-{videos}" if videos else self.preset)
+
 
 def run(flags: Flags) -> None:
     """Run what is not done yet, or with --dry-run say what would run."""
-    uri = flags.place.uri(flags.preset)
+    uri = flags.uri()
     shards_at = flags.data or f"{uri}/data"
     plan = _check(flags, uri, shards_at)
     if flags.dry_run:

@@ -1,6 +1,7 @@
 """What a run is: frozen dataclasses, from which every number of a run follows.
 
-`Run` holds what changes numbers, `Resources` only where it runs. Both are written to `run.json`.
+`Run` holds what changes numbers and is written to `run.json`. `Resources` holds only where it runs, may be others at each
+start, and is not recorded.
 """
 
 import dataclasses
