@@ -7,8 +7,13 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PRESET ?= demo
 VIDEOS ?=
-NAME ?= $(PRESET)$(if $(VIDEOS),-$(notdir $(patsubst %/,%,$(VIDEOS))))
+NAME ?=
 STORAGE ?= runs
+# As they are given, in the environment: whatever a path holds, neither make nor the shell reads it.
+override export PRESET := $(value PRESET)
+override export VIDEOS := $(value VIDEOS)
+override export NAME := $(value NAME)
+override export STORAGE := $(value STORAGE)
 
 .PHONY: setup demo test lint lock soak
 
@@ -22,7 +27,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python -m jobs.pipeline --preset $(PRESET) --storage $(STORAGE) --name '$(NAME)' $(if $(VIDEOS),--videos '$(VIDEOS)')
+	$(BIN)/python -m jobs.pipeline --preset "$$PRESET" --storage "$$STORAGE" $(if $(NAME),--name "$$NAME") \
+		$(if $(VIDEOS),--videos "$$VIDEOS")
 
 test: setup
 	$(BIN)/python -m pytest

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import errno
 import io
 import logging
 import os
@@ -24,6 +25,10 @@ from mvgan.validation import validate, validate_resources
 
 T = TypeVar("T")
 EXIT_USER_ERROR = 2
+UNUSABLE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
+}  # fmt: skip
+"""Why a folder or file that the user named cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,11 @@ class Place:
     storage: str = "runs"
     """Folder or s3:// prefix that holds the runs."""
     name: str | None = None
-    """Name of the run, else that of the preset; the same command again goes on with it."""
+    """Name of the run; without it that of the preset, of --videos with their folder's (demo-clips). The same command again goes on."""
 
-    def uri(self, preset: str) -> str:
-        """The run's folder."""
-        return f"{self.storage.rstrip('/')}/{self.name or preset}"
+    def uri(self, default: str) -> str:
+        """The run's folder, named `default` where no name is given."""
+        return f"{self.storage.rstrip('/')}/{self.name or default}"
 
 
 def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
@@ -79,8 +84,9 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last commit", file=sys.stderr)
         sys.exit(130)
-    except (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError) as error:
-        if not error.filename or "\n" in str(error):  # a path of ours tells its name; anything else is a bug to be seen whole
+    except OSError as error:
+        # A path of ours tells its name; anything else is a bug to be seen whole.
+        if error.errno not in UNUSABLE or not error.filename or "\n" in str(error):
             raise
         print(f"error: {error.filename}: {error.strerror}; give a folder that can be used, or mend its permissions", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -89,13 +95,28 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
 def parse(flags: type[T], argv: list[str], description: str) -> T:
     """Flags over config file over preset (or, with --run, over the run's own config). Raises InputError."""
     if not issubclass(flags, Settings):
-        return _flags(flags, argv, description, None)
-    required = [f.name for f in dataclasses.fields(flags) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    defaults: dict[str, Any] = dict.fromkeys(required, tyro.MISSING) | {"settings": _base(argv)}
+        arguments = _flags(flags, argv, description, None)
+        _refuse_empty(arguments)
+        return arguments
+    defaults: dict[str, Any] = {"settings": _base(argv)}
+    if "--print-config" in argv:  # shows settings alone: what only a run needs may be left away
+        defaults |= {f.name: "" for f in dataclasses.fields(flags) if f.default is tyro.MISSING}
     arguments = _flags(flags, argv, description, flags(**defaults))
+    if not arguments.print_config:
+        _refuse_empty(arguments)
     validate(arguments.settings)
     validate_resources(arguments.resources)
     return arguments
+
+
+def _refuse_empty(flags: Any) -> None:
+    """Raise InputError for a flag with an empty value: to take it for one that was not given would run something else."""
+    for field_ in dataclasses.fields(flags):
+        value = getattr(flags, field_.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_empty(value)
+        elif value == "":
+            raise InputError(f"--{field_.name.replace('_', '-')} is empty; give a value, or leave it away")
 
 
 def _flags(flags: type[T], argv: list[str], description: str, default: T | None) -> T:

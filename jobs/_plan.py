@@ -3,7 +3,7 @@
 from torch import nn
 
 from mvgan.config import Run
-from mvgan.data.ingest import plan_ingest
+from mvgan.data.ingest import Plan
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator
 from mvgan.nets.latent import LatentGenerator
@@ -16,10 +16,10 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def print_ingest(videos: str, out: str, run: Run, list_file: str | None) -> None:
+def print_ingest(plan: Plan) -> None:
     """What ingest would read and write."""
-    plan = plan_ingest(videos, out, run, list_file)
-    print(f"ingest: {plan.num_sources} files, {plan.num_bytes / 1e6:.1f} MB, to shards of {run.resolution} px at {plan.out}")
+    resolution = plan.settings["resolution"]
+    print(f"ingest: {plan.num_sources} files, {plan.num_bytes / 1e6:.1f} MB, to shards of {resolution} px at {plan.out}")
     for line in plan.notes:
         print(f"ingest: {line}")
 

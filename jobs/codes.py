@@ -8,7 +8,7 @@ from jobs._cli import Settings, main
 from jobs._plan import print_codes
 from mvgan.distributed.codes import find_codes
 from mvgan.distributed.resources import session
-from mvgan.storage.run import drive, read_run
+from mvgan.storage.run import check_run, drive, read_run
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class Flags(Settings):
 def run(flags: Flags) -> None:
     """Find the codes, or with --dry-run say what would be computed."""
     before = read_run(flags.run)
+    before.require("pairs")
     if flags.dry_run:
+        check_run(flags.run, flags.settings, before.data)
         print_codes(flags.settings)
         return
-    before.require("pairs")
     with drive(flags.run, flags.settings, before.data, "codes") as folder, session(flags.resources):
         find_codes(folder, flags.resources)
     print(f"{folder.uri}/export/codes.safetensors")

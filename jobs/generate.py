@@ -15,8 +15,16 @@ import tyro
 from jobs._cli import main
 from mvgan.config import InputError
 from mvgan.media import SUFFIXES, encode_png, grid, write_movie
-from mvgan.sample import Generator
+from mvgan.sample import CHUNK, Generator
 from mvgan.storage.uri import open_store
+
+
+MAX_SEEDS = 4096
+"""Most videos in one grid."""
+MAX_SIDE = 16384
+"""Most pixels of a side of the grid: what encoders of video take."""
+MAX_BYTES = 4 << 30
+"""Most memory for the frames of the grid that are held at once, and for the latents of all videos."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,14 @@ def parse_seeds(text: str) -> list[int]:
     advice = "give whole numbers from 0 on, such as 0-15 or 1,5,9"
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, flags=re.ASCII)
+        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part, flags=re.ASCII)
         if not match:
             raise InputError(f"cannot read {part!r} in --seeds {text!r}; {advice}")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise InputError(f"--seeds {text!r} counts down from {first} to {last}; {advice}")
+        if len(seeds) + last - first >= MAX_SEEDS:  # counted before they are there
+            raise InputError(f"--seeds {text!r} names more than {MAX_SEEDS} videos, the most that one grid takes; give fewer")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {text!r} names a seed twice; {advice}")
@@ -61,13 +71,30 @@ def parse_grid(text: str | None, count: int) -> tuple[int, int]:
     if text is None:
         columns = math.ceil(math.sqrt(count))
         return columns, math.ceil(count / columns)
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip(), flags=re.ASCII)
+    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip(), flags=re.ASCII)
     if not match:
         raise InputError(f"cannot read --grid {text!r}; give columns and rows, such as 4x4")
     columns, rows = int(match[1]), int(match[2])
     if columns * rows < count:
         raise InputError(f"--grid {text} has {columns * rows} places for {count} seeds; take a larger grid or fewer seeds")
     return columns, rows
+
+
+def check_size(generator: Generator, num_seeds: int, num_frames: int, shape: tuple[int, int]) -> None:
+    """Raise InputError when the grid is larger than encoders take, or its videos larger than memory should hold."""
+    columns, rows = shape
+    size, limit = generator.run.resolution, f"{MAX_BYTES >> 30} GB of memory"
+    if max(shape) * size > MAX_SIDE:
+        raise InputError(
+            f"a grid of {columns}x{rows} videos of {size} px has {columns * size} x {rows * size} pixels, "
+            f"and a side has at most {MAX_SIDE}; give at most {MAX_SIDE // size} columns and rows by --grid"
+        )
+    places = MAX_BYTES // (3 * CHUNK * 3 * size**2)  # three copies: from each video, of all, and each in its place
+    if columns * rows > places:
+        raise InputError(f"a grid of {columns}x{rows} is too large: {places} videos of {size} px fit into {limit}; give fewer")
+    longest = MAX_BYTES // (num_seeds * 2 * generator.run.network.w_dim * 4)  # the noise and w of each frame, as float32
+    if num_frames > longest:
+        raise InputError(f"--frames {num_frames} is too long for {num_seeds} videos: their latents fill {limit} at {longest}; give fewer")
 
 
 def is_folder(out: str) -> bool:
@@ -112,6 +139,7 @@ def run(flags: Flags) -> None:
         raise InputError(f"--fps is {flags.fps}; give a number above 0, or leave it away for natural speed")
     folder = is_folder(flags.out)
     generator = Generator.load(flags.run, "cuda" if torch.cuda.is_available() else "cpu")
+    check_size(generator, len(seeds), flags.frames, shape)
     frames = board(generator, seeds, flags.frames, flags.truncation, shape)
     if folder:
         store = open_store(flags.out)

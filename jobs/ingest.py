@@ -6,7 +6,7 @@ import tyro
 
 from jobs._cli import Settings, main
 from jobs._plan import print_ingest
-from mvgan.data.ingest import plan_ingest
+from mvgan.data.ingest import check_out, plan_ingest
 from mvgan.distributed.ingest import ingest
 from mvgan.distributed.resources import session
 from mvgan.storage.holder import held
@@ -27,10 +27,11 @@ class Flags(Settings):
 
 def run(flags: Flags) -> None:
     """Make the shard set, or with --dry-run say what would be made."""
+    plan = plan_ingest(flags.videos, flags.out, flags.settings, flags.list)
+    check_out(plan)  # before a cluster starts, and before anything is written to a set of others
     if flags.dry_run:
-        print_ingest(flags.videos, flags.out, flags.settings, flags.list)
+        print_ingest(plan)
         return
-    plan_ingest(flags.videos, flags.out, flags.settings, flags.list)  # a mistake is told before a cluster starts
     with held(open_store(flags.out), "ingest"), session(flags.resources):
         ingest(flags.videos, flags.out, flags.settings, flags.list)
 

@@ -10,7 +10,7 @@ from jobs._plan import print_pairs
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
-from mvgan.storage.run import drive
+from mvgan.storage.run import check_run, drive
 from mvgan.train.session import check_data, check_workers
 
 
@@ -28,10 +28,12 @@ def run(flags: Flags) -> None:
     shards = ShardSet.open(flags.data)
     check_data(shards, flags.settings, "pairs")
     check_workers(flags.settings, "pairs", flags.resources.workers)
+    uri = flags.place.uri(flags.preset)
     if flags.dry_run:
+        check_run(uri, flags.settings, shards.uri)
         print_pairs(flags.settings)
         return
-    with drive(flags.place.uri(flags.preset), flags.settings, shards.uri, "pairs") as folder, session(flags.resources):
+    with drive(uri, flags.settings, shards.uri, "pairs") as folder, session(flags.resources):
         train_stage(folder, "pairs", flags.resources)
     print(f"{folder.uri}/export/generator.safetensors")
 

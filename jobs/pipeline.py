@@ -8,12 +8,12 @@ import tyro
 from jobs._cli import Place, Settings, main
 from jobs._plan import print_codes, print_ingest, print_pairs, print_video
 from mvgan.config import STAGES, InputError
-from mvgan.data.ingest import plan_ingest
+from mvgan.data.ingest import Plan, check_out, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
 from mvgan.distributed.codes import find_codes
 from mvgan.distributed.ingest import ingest
-from mvgan.distributed.resources import session
+from mvgan.distributed.resources import check_room, session
 from mvgan.distributed.trainer import train_stage
 from mvgan.report.page import build_report
 from mvgan.storage.holder import held
@@ -39,40 +39,64 @@ class Flags(Settings):
     """Text file that selects a split of --videos: one path or name per line."""
     place: Annotated[Place, tyro.conf.arg(name="")] = field(default_factory=Place)
 
+    def uri(self) -> str:
+        """The run's folder: without a name that of the preset, and videos of one's own give a run of their own."""
+        videos = open_store(self.videos).uri.rpartition("/")[2] if self.videos else ""
+        return self.place.uri(f"{self.preset}-{videos}" if videos else self.preset)
+
 
 def run(flags: Flags) -> None:
     """Run what is not done yet, or with --dry-run say what would run."""
-    if flags.videos and flags.data:
-        raise InputError("--videos and --data are both given; give the videos, or the shards made from them")
-    for stage in TRAINED:
-        check_workers(flags.settings, stage, flags.resources.workers)
+    uri = flags.uri()
+    shards_at = flags.data or f"{uri}/data"
+    plan = _check(flags, uri, shards_at)
     if flags.dry_run:
-        _print_plan(flags)
+        _print_plan(flags, uri, plan)
         return
-    if not (flags.videos or flags.data or flags.preset in RENDERED):
-        raise InputError(f"preset {flags.preset} needs videos; give --videos or --data (synthetic ones are for {' and '.join(RENDERED)})")
-    shards_at = flags.data or f"{flags.place.uri(flags.preset)}/data"
-    if not (flags.data or flags.videos) and flags.place.storage.startswith("s3://"):
-        raise InputError("the synthetic videos are rendered to a local folder; give --videos, or a local --storage")
-    check_run(flags.place.uri(flags.preset), flags.settings, open_store(shards_at).uri)
-    if flags.data:
-        _check(flags, flags.data)
-    elif flags.videos:
-        plan_ingest(flags.videos, shards_at, flags.settings, flags.list)
-    with held(open_store(flags.place.uri(flags.preset)), "pipeline"), session(flags.resources):
-        if not flags.data:
-            videos = flags.videos or _render(flags.place.uri(flags.preset))
-            with held(open_store(shards_at), "pipeline"):  # an ingest by itself does not know of the run around it
-                ingest(videos, shards_at, flags.settings, flags.list)
-        data = _check(flags, shards_at)
-        folder = open_run(flags.place.uri(flags.preset), flags.settings, data)
-        train_stage(folder, "pairs", flags.resources)
-        find_codes(folder, flags.resources)
-        train_stage(folder, "video", flags.resources)
+    with held(open_store(uri), "pipeline"):
+        videos = None if flags.data else flags.videos or _render(uri)
+        if videos:
+            check_out(plan_ingest(videos, shards_at, flags.settings, flags.list))  # of rendered ones it can be told only now
+        with session(flags.resources):
+            check_room(flags.resources)  # a cluster that cannot train is told before ingest takes its time
+            if videos:
+                with held(open_store(shards_at), "pipeline"):  # an ingest by itself does not know of the run around it
+                    ingest(videos, shards_at, flags.settings, flags.list)
+            folder = open_run(uri, flags.settings, _check_data(flags, shards_at))
+            train_stage(folder, "pairs", flags.resources)
+            find_codes(folder, flags.resources)
+            train_stage(folder, "video", flags.resources)
     print(build_report(folder))
 
 
-def _check(flags: Flags, uri: str) -> str:
+def _check(flags: Flags, uri: str, shards_at: str) -> Plan | None:
+    """Raise InputError for all that reading alone can tell; returns what ingest would do with --videos."""
+    if flags.videos and flags.data:
+        raise InputError("--videos and --data are both given; give the videos, or the shards made from them")
+    if flags.list and not flags.videos:
+        raise InputError("--list selects a split of --videos, which is not given; give --videos, or leave --list away")
+    for stage in TRAINED:
+        check_workers(flags.settings, stage, flags.resources.workers)
+    if not (flags.videos or flags.data):
+        if flags.preset not in RENDERED and not flags.dry_run:
+            raise InputError(_needs_videos(flags.preset))
+        if flags.preset in RENDERED and uri.startswith("s3://"):
+            raise InputError("the synthetic videos are rendered to a local folder; give --videos, or a local --storage")
+    check_run(uri, flags.settings, open_store(shards_at).uri)
+    if flags.data:
+        _check_data(flags, flags.data)
+    if not flags.videos:
+        return None
+    plan = plan_ingest(flags.videos, shards_at, flags.settings, flags.list)
+    check_out(plan)
+    return plan
+
+
+def _needs_videos(preset: str) -> str:
+    return f"preset {preset} needs videos; give --videos or --data (synthetic ones are for {' and '.join(RENDERED)})"
+
+
+def _check_data(flags: Flags, uri: str) -> str:
     """Whether the shards serve both trained stages; returns where they are."""
     shards = ShardSet.open(uri)
     for stage in TRAINED:
@@ -87,25 +111,26 @@ def _render(uri: str) -> str:
     return folder
 
 
-def _print_plan(flags: Flags) -> None:
+def _print_plan(flags: Flags, uri: str, plan: Plan | None) -> None:
     settings, num_videos = flags.settings, None
     if flags.data:
-        _check(flags, flags.data)
-        num_videos = len(ShardSet.open(flags.data))
+        num_videos = len(ShardSet.open(flags.data, verify=False))
         print(f"ingest: nothing to do, {num_videos} videos in {flags.data}")
-    elif flags.videos:
-        print_ingest(flags.videos, f"{flags.place.uri(flags.preset)}/data", settings, flags.list)
-    else:
+    elif plan is not None:
+        print_ingest(plan)
+    elif flags.preset in RENDERED:
         print(f"ingest: {SYNTHETIC_VIDEOS} synthetic videos of {SYNTHETIC_FRAMES} frames, to shards of {settings.resolution} px")
         num_videos = SYNTHETIC_VIDEOS
-    finished = _finished(flags.place.uri(flags.preset))
+    else:
+        print(f"ingest: {_needs_videos(flags.preset)}")
+    finished = _finished(uri)
     plans = {"pairs": print_pairs, "codes": print_codes, "video": lambda run: print_video(run, num_videos)}
     for stage, print_stage in plans.items():
         if stage in finished:
             print(f"{stage}: complete, skipped")
         else:
             print_stage(settings)
-    print(f"report: {flags.place.uri(flags.preset)}/report.html")
+    print(f"report: {uri}/report.html")
 
 
 def _finished(uri: str) -> set[str]:

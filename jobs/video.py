@@ -9,7 +9,7 @@ from jobs._plan import print_video
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
-from mvgan.storage.run import drive, read_run
+from mvgan.storage.run import check_run, drive, read_run
 from mvgan.train.session import check_data, check_workers
 
 
@@ -27,10 +27,11 @@ def run(flags: Flags) -> None:
     shards = ShardSet.open(before.data)
     check_data(shards, flags.settings, "video")
     check_workers(flags.settings, "video", flags.resources.workers)
+    before.require("codes")
     if flags.dry_run:
+        check_run(flags.run, flags.settings, before.data)
         print_video(flags.settings, len(shards))
         return
-    before.require("codes")
     with drive(flags.run, flags.settings, before.data, "video") as folder, session(flags.resources):
         train_stage(folder, "video", flags.resources)
     print(f"{folder.uri}/export/latent.safetensors")

@@ -1,6 +1,7 @@
 """What a run is: frozen dataclasses, from which every number of a run follows.
 
-`Run` holds what changes numbers, `Resources` only where it runs. Both are written to `run.json`.
+`Run` holds what changes numbers and is written to `run.json`. `Resources` holds only where it runs, may be others at each
+start, and is not recorded.
 """
 
 import dataclasses
@@ -272,6 +273,9 @@ class Resources:
 
 
 STAGES = ("ingest", "pairs", "codes", "video")
+
+ANOTHER_NAME = "under another --name of jobs.pipeline or jobs.pairs"
+"""Advice that every verb can give: those that take --run have no --name of their own."""
 
 
 def stage_of(path: str) -> str:

@@ -125,27 +125,37 @@ def group_sources(sources: Iterable[Source], shard_bytes: int) -> Iterator[tuple
         yield tuple(part)
 
 
-def begin(plan: Plan) -> dict[str, Any] | None:
-    """Take the output folder for `plan`; the manifest when all is done there already.
+def check_out(plan: Plan) -> dict[str, Any] | None:
+    """The manifest when all of `plan` is done in its output folder already, else None; writes nothing.
 
-    Raises InputError when the folder belongs to other sources or settings: nothing is overwritten.
+    Raises InputError when the folder belongs to other sources or settings.
     """
     store = open_store(plan.out)
     manifest = read_manifest(store)
     if manifest is not None:
         _check_identity(store, manifest, plan)
         return ShardSet.open(plan.out, verify=False).manifest
-    if not store.exists(PLAN):
-        if store.list("shards/"):
-            raise InputError(f"{store.uri} holds shards of unknown origin; give another --out or delete them")
-        # If another was first meanwhile, its plan is looked at like any that was there.
-        store.create(PLAN, json.dumps({"format_version": FORMAT_VERSION, **plan.identity()}, indent=1).encode())
-    try:
-        started = json.loads(store.read(PLAN))
-    except ValueError as error:
-        raise InputError(f"{store.uri}/{PLAN} is damaged; give another --out or delete the folder") from error
-    _check_identity(store, started, plan)
+    if store.exists(PLAN):
+        try:
+            started = json.loads(store.read(PLAN))
+        except ValueError as error:
+            raise InputError(f"{store.uri}/{PLAN} is damaged; give another --out or delete the folder") from error
+        _check_identity(store, started, plan)
+    elif store.list("shards/"):
+        raise InputError(f"{store.uri} holds shards of unknown origin; give another --out or delete them")
     return None
+
+
+def begin(plan: Plan) -> dict[str, Any] | None:
+    """Take the output folder for `plan`; the manifest when all is done there already.
+
+    Raises InputError as `check_out` does: nothing is overwritten.
+    """
+    manifest, store = check_out(plan), open_store(plan.out)
+    if manifest is None and not store.exists(PLAN):
+        store.create(PLAN, json.dumps({"format_version": FORMAT_VERSION, **plan.identity()}, indent=1).encode())
+        return check_out(plan)  # if another was first meanwhile, its plan is looked at like any that was there
+    return manifest
 
 
 def _check_identity(store: Store, found: dict[str, Any], plan: Plan) -> None:

@@ -154,6 +154,8 @@ def _with_ids(sources: Sequence[Source]) -> list[Source]:
 def read_list(list_file: str) -> list[str]:
     """The names in a list file, local or on S3: one a line, empty lines and those after a `#` left out."""
     folder, _, name = list_file.rpartition("/")
+    if name in ("", ".", ".."):
+        raise InputError(f"the list file {list_file} is a folder; give a text file with one video a line")
     try:
         lines = open_store(folder or ("/" if "/" in list_file else ".")).read(name).decode().splitlines()
     except (FileNotFoundError, IsADirectoryError) as error:

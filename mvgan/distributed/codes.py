@@ -10,7 +10,7 @@ import ray
 import torch
 from torch import Tensor
 
-from mvgan.config import Ended, Resources
+from mvgan.config import ANOTHER_NAME, Ended, Resources
 from mvgan.distributed.errors import failure_of, raise_lasting
 from mvgan.distributed.resources import check_room
 from mvgan.motion.factorize import Sample, combine
@@ -83,7 +83,7 @@ def _map(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], res
             raise_lasting(error)
             failure = failure_of(error, [], [])
             if failure.memory:
-                raise Ended(f"codes: {failure.words}; lower --codes.chunk or --resolution under another --name") from None
+                raise Ended(f"codes: {failure.words}; lower --codes.chunk, or --resolution {ANOTHER_NAME}") from None
             raise
         elapsed_s = time.monotonic() - started
         eta_s = elapsed_s / len(results) * (len(arguments) - len(results))

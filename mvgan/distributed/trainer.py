@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from mvgan.config import Ended, Resources
+from mvgan.config import ANOTHER_NAME, Ended, Resources
 from mvgan.distributed.console import Console, console
 from mvgan.distributed.data import WindowStreams, streamed_batches
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, raise_lasting
@@ -74,7 +74,7 @@ def _ending(stage: str, failure: Failure, retries: Retries) -> str:
     """The line that ends a stage whose workers fail again and again."""
     if failure.memory:
         return (
-            f"{stage}: {failure.words}; lower {LOWER[stage]} under another --name, or train with fewer --workers on each node; "
+            f"{stage}: {failure.words}; lower {LOWER[stage]} {ANOTHER_NAME}, or train with fewer --workers on each node; "
             "the same command goes on from the last commit"
         )
     return (

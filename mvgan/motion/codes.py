@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvgan.config import InputError
+from mvgan.config import ANOTHER_NAME, InputError
 from mvgan.motion.jacobian import Synthesize
 from mvgan.motion.rpca import LowRank, rank_by_energy
 
@@ -183,7 +183,7 @@ def equal_edits(synthesize: Synthesize, w: Tensor, codes: Tensor, edited: int, t
     if len(todo):
         raise InputError(
             f"code {int(code_of[todo[0]])} does not change frame {edited} by a mean squared difference of {target_mse:g} at any strength"
-            f" ({len(todo)} of {len(alpha)} edits); lower --num-codes, or train stage 1 for longer"
+            f" ({len(todo)} of {len(alpha)} edits); lower --num-codes, or train stage 1 for longer {ANOTHER_NAME}"
         )
     signed = alpha * (1 - 2 * (latent_of % 2))
     return Edits(signed.view(shape), change[:, edited].reshape(shape), change[:, 1 - edited].reshape(shape))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvgan.config import Codes, InputError, Run
+from mvgan.config import ANOTHER_NAME, Codes, InputError, Run
 from mvgan.motion.codes import generalized_codes, nullspace_codes, nullspace_ranks, require_effect, strengths
 from mvgan.motion.rpca import LowRank, robust_pca
 
@@ -39,7 +39,7 @@ def factorize_latent(grams: Tensor, codes: Codes) -> Sample:
         if not gram.isfinite().all() or not gram.any():
             raise InputError(
                 f"the Gram matrix of the {frame} frame is {'zero' if gram.isfinite().all() else 'not finite'}: the generator of stage 1"
-                " has diverged or collapsed; take another commit by --codes.select best, or train stage 1 again"
+                f" has diverged or collapsed; take another commit by --codes.select best, or train stage 1 again {ANOTHER_NAME}"
             )
     former, latter = (robust_pca(gram, codes.lam, codes.max_iterations, codes.tolerance) for gram in grams)
     return Sample(grams, (former, latter))

@@ -1,8 +1,10 @@
 """A local folder as a store."""
 
+import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,11 +65,13 @@ class LocalStore(Store):
                 yield path, size
 
     def size(self, path: str) -> int | None:
-        file = self._file(path)
         try:
-            return file.stat().st_size if file.is_file() else None
-        except FileNotFoundError:
-            return None
+            found = os.stat(self._file(path))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # not there, or a link to itself
+                return None
+            raise  # below a file, or where reading is not allowed, nothing could be made either
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def delete(self, path: str) -> None:
         file = self._file(path)

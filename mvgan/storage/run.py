@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from mvgan.config import STAGES, InputError, Run, differences, from_dict, stage_of, to_dict
+from mvgan.config import ANOTHER_NAME, STAGES, InputError, Run, differences, from_dict, stage_of, to_dict
 from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.holder import held
 from mvgan.storage.uri import Store, open_store
@@ -45,6 +45,13 @@ class RunFolder:
         commit = self.commits(stage).newest()
         return commit if commit is not None and commit.meta["complete"] else None
 
+    def begun(self, stage: str) -> bool:
+        """Whether `stage` holds work of its settings: of a trained one any claim counts, as its driver may be at work.
+
+        Stage codes commits once, at its end. A claim alone says that it was tried, and maybe that other settings are due.
+        """
+        return self.complete(stage) is not None if stage == "codes" else self.commits(stage).begun()
+
     def require(self, stage: str) -> Commit:
         """The commit that ends `stage`. Raises InputError when the stage has not ended."""
         commit = self.complete(stage)
@@ -61,29 +68,33 @@ def read_run(uri: str) -> RunFolder:
     except FileNotFoundError:
         raise InputError(f"{uri} holds no run ({RECORD} is missing); expected the folder that a training command printed") from None
     except ValueError as error:
-        raise InputError(f"{uri}/{RECORD} is damaged ({error}); restore it, or give another --name") from None
+        raise InputError(f"{uri}/{RECORD} is damaged ({error}); restore it, or start {ANOTHER_NAME}") from None
     found = record.get("format_version") if isinstance(record, dict) else None
     if found != FORMAT_VERSION:
-        raise InputError(f"{uri}/{RECORD} has format {found}; this mvgan reads format {FORMAT_VERSION}: give another --name")
+        raise InputError(f"{uri}/{RECORD} has format {found}; this mvgan reads format {FORMAT_VERSION}: start {ANOTHER_NAME}")
     if not isinstance(record.get("config"), dict) or not isinstance(record.get("data"), str):
-        raise InputError(f"{uri}/{RECORD} is damaged (config or data is missing); restore it, or give another --name")
+        raise InputError(f"{uri}/{RECORD} is damaged (config or data is missing); restore it, or start {ANOTHER_NAME}")
     try:
         return RunFolder(store, validate(from_dict(Run(), record["config"])), record["data"])
     except InputError as error:
-        raise InputError(f"{uri}/{RECORD} is damaged or of another version ({error}); restore it, or give another --name") from None
+        raise InputError(f"{uri}/{RECORD} is damaged or of another version ({error}); restore it, or start {ANOTHER_NAME}") from None
 
 
 def open_run(uri: str, run: Run, data: str) -> RunFolder:
     """Create the run at `uri`, or open it again with the same config.
 
-    A setting may change as long as no stage that it shapes has been begun by any driver. Raises InputError, naming the
-    differences, when one has.
+    A setting may change as long as no stage that it shapes has begun. Raises InputError, naming the differences, when one has.
     """
     store, record = open_store(uri), json.dumps(_record(run, data), indent=1).encode()
     if not store.exists(RECORD) and store.create(RECORD, record):  # of two drivers at once, the second is asked as below
         return RunFolder(store, run, data)
     changed = check_run(uri, run, data)
     if changed:
+        folder = RunFolder(store, run, data)
+        if folder.commits("codes").begun() and not folder.complete("codes"):
+            # A driver of the old settings that was thought dead can then commit no codes; if it has done so meanwhile, we stop.
+            folder.commits("codes").claim({"changed": sorted(changed)})
+            check_run(uri, run, data)
         logger.info("run %s: changed settings of stages that have not begun: %s", uri, ", ".join(changed))
         store.write(RECORD, record)
     return RunFolder(store, run, data)
@@ -113,11 +124,12 @@ def check_run(uri: str, run: Run, data: str) -> dict[str, tuple[Any, Any]]:
 def _refuse_changes(old: RunFolder, changed: dict[str, tuple[Any, Any]]) -> None:
     shaped = {path: "pairs" if path == "data" else stage_of(path) for path in changed}
     first = min(STAGES.index(stage) for stage in shaped.values())
-    begun = [stage for stage in STAGES[max(first, 1) :] if old.commits(stage).begun()]
+    begun = [stage for stage in STAGES[max(first, 1) :] if old.begun(stage)]
     if begun:
         what = "; ".join(f"{path} was {old_value!r}, now {new_value!r}" for path, (old_value, new_value) in changed.items())
         raise InputError(
-            f"run {old.uri} exists with another config and has begun stage {begun[0]}: {what}. Use another --name, or the old settings"
+            f"run {old.uri} exists with another config and has begun stage {begun[0]}: {what}. "
+            f"Give the old settings, or start {ANOTHER_NAME}"
         )
 
 

@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import Tensor
 
-from mvgan.config import Ended
+from mvgan.config import ANOTHER_NAME, Ended
 from mvgan.storage.commit import Commit, Commits
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import UNITS
@@ -106,5 +106,5 @@ class Rollbacks:
         commit = self.commits.newest()
         place = place_of(self.commits, commit)
         if place in self.answered:
-            raise Diverged(f"{error}, again after going on from {place}; {LOWER[self.name]}, with another --name") from None
+            raise Diverged(f"{error}, again after going on from {place}; {LOWER[self.name]}, {ANOTHER_NAME}") from None
         self.answered.add(place)

@@ -106,6 +106,16 @@ def test_print_config_is_read_back(name: str, tmp_path: Path) -> None:
     assert flags("--config", str(tmp_path / "a.yaml")).settings == flags("--preset", name, "--interval", "2,3").settings
 
 
+@pytest.mark.parametrize("verb", ["ingest", "pairs", "codes", "video", "pipeline"])
+def test_print_config_needs_no_place(verb: str) -> None:
+    """It shows settings alone, so what only a run needs may be left away; a wrong flag is told still."""
+    kind = importlib.import_module(f"jobs.{verb}").Flags
+    status, out, err = outcome(pytest.fail, kind, "--preset", "smoke", "--seed", "3", "--print-config")
+    assert (status, err) == (0, "")
+    assert from_dict(Run(), yaml.safe_load(out)) == from_dict(preset("smoke"), {"seed": 3})
+    assert "Unrecognized options: --sed, 3" in refused(pytest.fail, kind, "--sed", "3", "--print-config")
+
+
 def test_the_verb_gets_the_flags() -> None:
     got: list[Flags] = []
     assert outcome(got.append, Flags, "--data", "here", "--dry-run")[0] == 0
@@ -138,6 +148,11 @@ def test_help_names_the_flags_and_exits_with_0() -> None:
         (["--data", "x", "--config", "--dry-run"], "--config"),
         (["--data", "x", "--config", "nowhere.yaml"], "cannot read --config nowhere.yaml"),
         (["--data", "x", "--network.precision", "fp16"], "--network.precision"),
+        (["--data", ""], "--data is empty"),
+        (["--data", "x", "--storage", ""], "--storage is empty"),
+        (["--data", "x", "--name", ""], "--name is empty"),
+        (["--data", "x", "--preset", ""], "--preset is empty"),
+        (["--data", "x", "--config", ""], "--config is empty"),
     ],
 )
 def test_mistakes_in_flags(argv: list[str], message: str) -> None:
@@ -187,7 +202,8 @@ SMALL = ["--resolution", "16", "--interval", "2", "--stride", "1", "--video.num-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shard set of 2 videos of 8 frames."""
-    videos, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.mktemp("data")
+    videos, out = folder / "videos", folder / "shards"
     render_set(str(videos), num_videos=2, num_frames=8, size=16)
     plan = plan_ingest(str(videos), str(out), from_dict(Run(), {"resolution": 16}))
     begin(plan)
@@ -221,15 +237,24 @@ def files(folder: Path) -> dict[str, bytes]:
         (["video", "--run", "nowhere", "--preset", "demo"], "--run names a run with a config of its own"),
         (["generate", "--run", "nowhere"], "nowhere"),
         (["report", "--run", "nowhere"], "nowhere holds no run"),
+        (["report", "--run", ""], "--run is empty"),
+        (["codes", "--run", ""], "--run is empty"),
+        (["ingest", "--videos", "EMPTY", "--out", "out", "--list", ""], "--list is empty"),
+        (["ingest", "--videos", "VIDEOS", "--out", "out", "--list", "empty/"], "the list file empty/ is a folder"),
+        (["pipeline", "--videos", ""], "--videos is empty"),
+        (["pipeline", "--videos", "VIDEOS", "--storage", "/proc/x"], "/proc/x: No such file or directory"),
+        (["pipeline", "--videos", "VIDEOS", "--name", "a" * 300], "File name too long"),
     ],
 )  # fmt: skip
 def test_mistakes_in_places(argv: list[str], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the issue lists under wrong input, verb by verb; nothing is written anywhere."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ray.init", pytest.fail)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no video")
     before = files(tmp_path) | files(data)
-    assert message in run_verb(*[{"DATA": str(data), "EMPTY": "empty"}.get(word, word) for word in argv])
+    words = {"DATA": str(data), "EMPTY": "empty", "VIDEOS": str(data.with_name("videos"))}
+    assert message in run_verb(*[words.get(word, word) for word in argv])
     assert files(tmp_path) | files(data) == before
 
 
@@ -257,7 +282,7 @@ def test_another_config_under_the_same_name(data: Path, tmp_path: Path, monkeypa
     before = files(tmp_path)
     message = run_verb("pairs", "--data", str(data), *SMALL, "--pairs.lr", "0.5")
     assert f"exists with another config and has begun stage pairs: pairs.lr was {settings.pairs.lr}, now 0.5" in message
-    assert "Use another --name" in message
+    assert "under another --name" in message
     assert files(tmp_path) == before
 
 

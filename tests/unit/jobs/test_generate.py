@@ -101,3 +101,28 @@ def test_a_folder_in_use_stays_as_it_is(tiny_run: RunFolder, tmp_path: Path) -> 
     (tmp_path / "plain").write_text("a file")
     with pytest.raises(InputError, match="is a file"):
         generate.run(flags(tiny_run, tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("text", ["0-9999999999", "0-4096", "0-4000,5000-5100", "9" * 5000])
+def test_more_seeds_than_a_grid_takes(text: str) -> None:
+    """Counted, not built: the first would be 80 GB."""
+    with pytest.raises(InputError, match="--seeds"):
+        generate.parse_seeds(text)
+    assert len(generate.parse_seeds("0-4095")) == 4096
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grid": "100000x100000"}, "has 1600000 x 1600000 pixels, and a side has at most 16384; give at most 1024 columns and rows"),
+        ({"grid": "1x1025"}, "has 16 x 16400 pixels"),
+        ({"grid": "1000x1000"}, "a grid of 1000x1000 is too large: 58254 videos of 16 px fit into 4 GB of memory"),
+        ({"frames": 10**11}, "--frames 100000000000 is too long for 4 videos: their latents fill 4 GB of memory at 4194304; give fewer"),
+        ({"frames": 4194305}, "at 4194304"),
+    ],
+)
+def test_what_no_memory_holds(tiny_run: RunFolder, tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    """Reference by hand: 4 GB / (3 copies of 32 frames of 3 * 16 * 16 bytes), and 4 GB / (4 videos * 2 * 32 numbers of 4 bytes)."""
+    with pytest.raises(InputError, match=words):
+        generate.run(flags(tiny_run, tmp_path / "x.mp4", **changes))
+    assert not list(tmp_path.iterdir())

@@ -167,7 +167,7 @@ def test_an_existing_run_with_another_config_is_refused_before_work_starts(
     folder = open_run(str(tmp_path / "runs" / "smoke"), smoke(), str(tmp_path / "runs" / "smoke" / "data"))
     commits = folder.commits("pairs")
     commits.write(8, commits.claim({}), {}, {"complete": False})
-    there = ("--preset", "smoke", "--storage", str(tmp_path / "runs"))
+    there = ("--preset", "smoke", "--storage", str(tmp_path / "runs"), "--name", "smoke")
     assert "pairs.lr was 0.002, now 0.1" in refused(jobs.pipeline, *there, "--videos", str(clips), "--pairs.lr", "0.1")
     assert "data was" in refused(jobs.pipeline, *there, "--data", str(shards))
     assert "pairs.lr" in refused(jobs.pipeline, *there, "--pairs.lr", "0.1")
