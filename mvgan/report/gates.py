@@ -115,8 +115,7 @@ def edit_gates(codes: dict[str, Any]) -> list[Gate]:
     gates = []
     for direction, edited, kept in (("backward", "former", "latter"), ("forward", "latter", "former")):
         own = edits[method][direction]
-        latents = own.get("latents", MIN_LATENTS)  # before it was written it was always that
-        counts = {"codes": (len(own["ratios"]), MIN_CODES), "Grams": (grams, MIN_GRAMS), "fresh latents": (latents, MIN_LATENTS)}
+        counts = {"codes": (len(own["ratios"]), MIN_CODES), "Grams": (grams, MIN_GRAMS), "fresh latents": (own["latents"], MIN_LATENTS)}
         short = ", ".join(f"{count} {what} where {least} are asked for" for what, (count, least) in counts.items() if count < least)
         beside = [
             f"{_method_name(other)} {figures[direction]['median']:.2f} and {figures[direction]['worst']:.2f}"
