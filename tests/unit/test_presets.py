@@ -1,6 +1,7 @@
 """Presets: the paper's constants, and that the small ones fit together."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +73,10 @@ def test_presets_explain_themselves(name: str) -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(InputError, match="unknown preset 'big'; choose one of demo, smoke, ucf101, faceforensics, skytimelapse"):
         preset("big")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/demo.md"])
+def test_figures_of_the_demo_are_those_of_its_preset(page: str) -> None:
+    """A preset that changes takes its measured figures along."""
+    text, run = Path(__file__).parents[2].joinpath(page).read_text(), preset("demo")
+    assert f"{run.pairs.total_kimg:g} kimg of stage 1 and {run.video.total_clips:,} clips of stage 3" in " ".join(text.split())
