@@ -30,6 +30,6 @@ def test_killed_at(victim: str, stage: str, images: int, record: Record, request
     record.skip_known(TABLE, cell)
     scene = request.getfixturevalue("scene")
     started = time.monotonic()
-    identical = killed_run(scene, stage, (victim, images)) == scene.sha256(stage)
+    identical = killed_run(scene, victim, stage, images) == scene.sha256(stage)
     record.add(TABLE, cell, identical, started)
     assert identical
