@@ -33,7 +33,7 @@ def demo() -> Run:
 
 
 def smoke() -> Run:
-    """A first look at 16 px, over in three minutes on 2 cores: `make demo PRESET=smoke`. Too short to judge the method by."""
+    """A first look at 16 px, over in some three minutes on 2 cores: `make demo PRESET=smoke`. Too short to judge the method by."""
     return Run(
         resolution=16,
         interval=(4,),
