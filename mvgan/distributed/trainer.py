@@ -20,7 +20,7 @@ from mvgan.distributed.console import Console, console
 from mvgan.distributed.data import WindowStreams, streamed_batches
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, raise_lasting
 from mvgan.distributed.resources import check_room, worker_threads
-from mvgan.distributed.watchdog import Hung, began, bound, killed_for_memory, tell_hang
+from mvgan.distributed.watchdog import Hung, TellLeader, began, bound, killed_for_memory, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import Rollbacks
@@ -100,6 +100,7 @@ def _trainer(folder: RunFolder, stage: str, epoch: int, attempt: int, resources:
         run_config=RunConfig(
             name=f"{epoch:05d}-{attempt}",
             storage_path=notes,
+            callbacks=[TellLeader(out, attempt)],  # type: ignore[list-item]  # Ray takes its internal kinds too
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
         datasets={"train": ray.data.range(1)},

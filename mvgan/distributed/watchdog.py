@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.exceptions import ControllerError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -23,6 +24,8 @@ from mvgan.storage.uri import Store
 POLL_S = 0.5
 ASK_S = 30.0
 """Time for a node to say whether its kernel has killed a process."""
+LEAVE_S = 30.0
+"""Most that a training takes to be left."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,25 @@ class Hung:
 
     attempt: int
     rank: int
+
+
+@dataclass(frozen=True)
+class Led:
+    """Ray's own actor that leads an attempt has begun."""
+
+    attempt: int
+    controller: Any
+
+
+class TellLeader(ControllerCallback):
+    """Tells the driver which actor leads an attempt, so that it can be ended."""
+
+    def __init__(self, out: Console, attempt: int) -> None:
+        self.out = out
+        self.attempt = attempt
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self.out.note(Led(self.attempt, ray.get_runtime_context().current_actor))
 
 
 def began(out: Console, attempt: int, rank: int) -> None:
@@ -69,22 +91,37 @@ def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources
             outcome.put(None)
 
     started = time.monotonic()
-    threading.Thread(target=run, name=f"fit {stage}", daemon=True).start()
+    thread = threading.Thread(target=run, name=f"fit {stage}", daemon=True)
+    thread.start()
     ready = 0
-    while True:
-        try:
-            error = outcome.get(timeout=POLL_S)
-        except queue.Empty:
-            if ready < resources.workers:
-                ready = len(_begun(out, attempt))
-                if ready < resources.workers and time.monotonic() > started + resources.start_s:
-                    raise Ended(_not_begun(stage, ready, resources)) from None
-            continue
-        if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-            raise Ended(_not_begun(stage, ready, resources)) from None
-        if error is not None:
-            raise error
-        return
+    try:
+        while True:
+            try:
+                error = outcome.get(timeout=POLL_S)
+            except queue.Empty:
+                if ready < resources.workers:
+                    ready = len(_begun(out, attempt))
+                    if ready < resources.workers and time.monotonic() > started + resources.start_s:
+                        raise Ended(_not_begun(stage, ready, resources)) from None
+                continue
+            if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                raise Ended(_not_begun(stage, ready, resources)) from None
+            if error is not None:
+                raise error
+            return
+    finally:
+        _leave(thread, out, attempt)
+
+
+def _leave(thread: threading.Thread, out: Console, attempt: int) -> None:
+    """End the actor that leads an attempt, and with it its workers and the thread that waits for it.
+
+    A thread that waits for an answer of Ray while Ray is shut down may end this process by a segmentation fault.
+    """
+    for note in out.noted():
+        if isinstance(note, Led) and note.attempt == attempt:
+            ray.kill(note.controller)
+    thread.join(LEAVE_S)
 
 
 def _not_begun(stage: str, ready: int, resources: Resources) -> str:

@@ -1,12 +1,13 @@
 """Training on Ray when things go wrong: in their own words, and not tried again where that cannot help."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from mvgan.config import InputError, Resources, from_dict
+from mvgan.config import Ended, InputError, Resources, from_dict
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
 from mvgan.distributed.console import console
@@ -37,6 +38,15 @@ def test_a_shard_damaged_during_training_is_named(folder: RunFolder) -> None:
     with pytest.raises(InputError, match=shard.name):
         train_stage(folder, "pairs", Resources(threads=1, max_failures=3))
     assert "starting them again" not in Path(folder.uri, "logs/pairs-00001.log").read_text(), "what cannot heal was tried again"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_start_that_is_given_up_leaves_nothing_behind(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that still waits for Ray while Ray is shut down would end the driver by a segmentation fault."""
+    monkeypatch.setattr("mvgan.distributed.trainer.check_room", lambda resources: None)
+    with pytest.raises(Ended, match="0 of 8 workers have begun within 8 s"):
+        train_stage(folder, "pairs", Resources(workers=8, threads=1, start_s=8))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fit")]
 
 
 class NoLogs(LocalStore):
