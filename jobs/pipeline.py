@@ -22,9 +22,8 @@ from mvgan.storage.uri import open_store
 from mvgan.train.session import TRAINED, check_data, check_workers
 
 
-SYNTHETIC_VIDEOS, SYNTHETIC_FRAMES = 240, 80
-RENDERED = ("demo", "smoke")
-"""Presets that the synthetic videos are made for."""
+SYNTHETIC_VIDEOS, SYNTHETIC_FRAMES = {"demo": 240, "smoke": 60}, 80
+"""Synthetic videos by the presets that they are made for, and frames of each."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def run(flags: Flags) -> None:
         _print_plan(flags, uri, plan)
         return
     with held(open_store(uri), "pipeline"):
-        videos = None if flags.data else flags.videos or _render(uri)
+        videos = None if flags.data else flags.videos or _render(uri, SYNTHETIC_VIDEOS[flags.preset])
         if videos:
             check_out(plan_ingest(videos, shards_at, flags.settings, flags.list))  # of rendered ones it can be told only now
         with session(flags.resources):
@@ -78,9 +77,9 @@ def _check(flags: Flags, uri: str, shards_at: str) -> Plan | None:
     for stage in TRAINED:
         check_workers(flags.settings, stage, flags.resources.workers)
     if not (flags.videos or flags.data):
-        if flags.preset not in RENDERED and not flags.dry_run:
+        if flags.preset not in SYNTHETIC_VIDEOS and not flags.dry_run:
             raise InputError(_needs_videos(flags.preset))
-        if flags.preset in RENDERED and uri.startswith("s3://"):
+        if flags.preset in SYNTHETIC_VIDEOS and uri.startswith("s3://"):
             raise InputError("the synthetic videos are rendered to a local folder; give --videos, or a local --storage")
     check_run(uri, flags.settings, open_store(shards_at).uri)
     if flags.data:
@@ -93,7 +92,7 @@ def _check(flags: Flags, uri: str, shards_at: str) -> Plan | None:
 
 
 def _needs_videos(preset: str) -> str:
-    return f"preset {preset} needs videos; give --videos or --data (synthetic ones are for {' and '.join(RENDERED)})"
+    return f"preset {preset} needs videos; give --videos or --data (synthetic ones are for {' and '.join(SYNTHETIC_VIDEOS)})"
 
 
 def _check_data(flags: Flags, uri: str) -> str:
@@ -104,10 +103,10 @@ def _check_data(flags: Flags, uri: str) -> str:
     return shards.uri
 
 
-def _render(uri: str) -> str:
+def _render(uri: str, num_videos: int) -> str:
     folder = f"{uri}/videos"
-    print(f"render: {SYNTHETIC_VIDEOS} synthetic videos of {SYNTHETIC_FRAMES} frames to {folder}", flush=True)
-    render_set(folder, SYNTHETIC_VIDEOS, SYNTHETIC_FRAMES)
+    print(f"render: {num_videos} synthetic videos of {SYNTHETIC_FRAMES} frames to {folder}", flush=True)
+    render_set(folder, num_videos, SYNTHETIC_FRAMES)
     return folder
 
 
@@ -118,9 +117,9 @@ def _print_plan(flags: Flags, uri: str, plan: Plan | None) -> None:
         print(f"ingest: nothing to do, {num_videos} videos in {flags.data}")
     elif plan is not None:
         print_ingest(plan)
-    elif flags.preset in RENDERED:
-        print(f"ingest: {SYNTHETIC_VIDEOS} synthetic videos of {SYNTHETIC_FRAMES} frames, to shards of {settings.resolution} px")
-        num_videos = SYNTHETIC_VIDEOS
+    elif flags.preset in SYNTHETIC_VIDEOS:
+        num_videos = SYNTHETIC_VIDEOS[flags.preset]
+        print(f"ingest: {num_videos} synthetic videos of {SYNTHETIC_FRAMES} frames, to shards of {settings.resolution} px")
     else:
         print(f"ingest: {_needs_videos(flags.preset)}")
     finished = _finished(uri)

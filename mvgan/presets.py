@@ -21,19 +21,19 @@ def demo() -> Run:
         # edit one frame alone need the layers to act together. In fp32: CPUs without bf16 of their own take 10 times as long in it.
         network=Network(z_dim=512, w_dim=512, mapping_layers=4, channel_base=1024, channel_max=128, noise=False, precision="fp32"),
         pairs=Pairs(
-            total_kimg=16, batch=8, lr=0.005, r1_gamma=6.0, pl_weight=0.0, style_mixing=0.0, ema_kimg=3.0,
-            ema_rampup=0.15, tick_kimg=1, commit_kimg=4, evaluations=4,
+            total_kimg=20, batch=8, lr=0.005, r1_gamma=6.0, pl_weight=0.0, style_mixing=0.0, ema_kimg=3.0,
+            ema_rampup=0.15, tick_kimg=1, commit_kimg=5, evaluations=4,
         ),
         codes=Codes(epsilon=0.01, tolerance=1e-5),
         video=Video(
-            total_clips=1600, batch=8, hidden=256, residual=0.04, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
+            total_clips=1600, batch=8, hidden=256, residual=0.045, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
             tick_clips=160, commit_clips=800,
         ),
     )  # fmt: skip
 
 
 def smoke() -> Run:
-    """A first look at 16 px, over in some three minutes on 2 cores: `make demo PRESET=smoke`. Too short to judge the method by."""
+    """A first look at 16 px, over in three minutes on 2 cores: `make demo PRESET=smoke`. Too short to judge the method by."""
     return Run(
         resolution=16,
         interval=(4,),
