@@ -8,9 +8,9 @@ Below the stage's folder:
 - `commits/<images>-<epoch>.json`: a record with the size and sha256 of each file, made last, by `create`.
 
 A record is valid when its epoch is the newest one that has its list of inherited records, or when it is in that list.
-The list is made after the claim, and a writer looks for newer claims after its record is there. So of any record
-either the writer learns that it is superseded, or every later driver inherits it: no reported commit gets lost, and
-none that comes after a newer claim's list ever counts. Neither clocks nor a "latest" pointer are needed.
+The list is made after the claim, and a writer looks for newer claims after its record is there. It reports a commit only
+when there is none, so that every later driver lists the record: no reported commit gets lost, and none that comes after
+a newer claim's list ever counts. Neither clocks nor a "latest" pointer are needed.
 """
 
 import hashlib
@@ -106,8 +106,8 @@ class Commits:
                 self.store.delete(record["path"])
             self._refuse_superseded(epoch)
             raise Conflict(f"{self.store.uri}: epoch {epoch} already holds a commit at {images} images, written by another process")
-        if max(self._claimed()) > epoch and name not in self._valid_names():
-            raise Superseded(f"{self.store.uri}: epoch {epoch} was superseded while it wrote its commit at {images} images")
+        # Also when a newer driver's list has it: one whose list is still to come may have looked before the record was there.
+        self._refuse_superseded(epoch)
         self._whole[name] = commit
         return commit
 

@@ -208,7 +208,7 @@ def test_a_paused_driver_that_comes_back_never_wins(bucket: str, fault_proxy: Fa
     finally:
         old.process.kill()
         old.process.wait()
-    # Where its record is there already, the new driver inherits it; else it has to learn that it is out.
+    # Done only before the new one came; a record whose commit is not reported may count all the same.
     assert {"superseded", "done"} == set(outcomes) and outcomes.count("superseded") > 10, outcomes
 
 
@@ -232,7 +232,7 @@ def pause(old: OldDriver, uri: str, proxy: FaultProxy, request: int, late: bool)
     old.process.send_signal(signal.SIGCONT)
     said = old.hear()
     assert newest(new) == mine, "the old driver has won"
-    assert said == ("done" if taken == 200 else "superseded")
+    assert said == "superseded" or (said == "done" and taken == 200)
     assert [commit.images for commit in new.records()] == ([300, 200, 100] if taken == 200 else [300, 100])
     return said
 

@@ -60,14 +60,18 @@ def names(store: Store) -> set[str]:
     return {path for path in store.list() if not any(re.match(pattern, path) for pattern in drawn)}
 
 
-def test_a_run_whose_data_are_refused_ends_and_names_its_last_commit(
-    finished: tuple[Path, str], bucket: str, fault_proxy: FaultProxy
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_run_whose_data_are_not_taken_ends_and_names_its_last_commit(
+    status: int, finished: tuple[Path, str], bucket: str, fault_proxy: FaultProxy
 ) -> None:
-    """All data after the first commit of stage 1: its three other commits are missed one after another."""
+    """All data after the first commit of stage 1: its three other commits are missed one after another.
+
+    A 403 is final, a 503 is tried again for as long as a worker may wait.
+    """
     first = "000000000160-00001"
-    refused = Rule("status", status=403, method="PUT", match=rf"/pairs/data/(?!{first})")
+    refused = Rule("status", status=status, method="PUT", match=rf"/pairs/data/(?!{first})")
     fault_proxy.fail(refused)
-    done = run("--data", str(finished[0] / "data"), "--storage", bucket, "--name", "refused")
+    done = run("--data", str(finished[0] / "data"), "--storage", bucket, "--name", "refused", "--hang-s", "30")
     fault_proxy.heal()
     said = done.stdout + done.stderr
     assert refused.reached.is_set(), said
