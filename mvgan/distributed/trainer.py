@@ -28,9 +28,8 @@ from mvgan.train.session import Worker, train_worker
 from mvgan.train.watchdog import TELL_S, Watchdog
 
 
-PATIENCE = 3
-"""Waits for the storage at the end of training are bounded by `hang_s` over this: a try that begins then must end, by its own
-bound, before the watchdog takes the worker for one that hangs."""
+PATIENCE = 2
+"""What a step waits for the storage is bounded by `hang_s` over this, so that the watchdog does not take it for one that hangs."""
 
 
 def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,16 +39,17 @@ class Upload:
 
 
 class S3Store(Store):
-    """A prefix of a bucket. Every operation survives faults of READ_S or WRITE_S."""
+    """A prefix of a bucket. Every operation survives faults of READ_S or WRITE_S, or of `longest_s` where that is less."""
 
     checks_uploads = True  # by the checksum that boto3 sends along
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, longest_s: float = math.inf) -> None:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not bucket:
             raise InputError(f"storage {uri!r} names no bucket; give s3://bucket/prefix")
         self.bucket = bucket
         self.prefix = prefix.strip("/")
+        self.longest_s = longest_s
         super().__init__(f"s3://{bucket}/{self.prefix}".rstrip("/"))
 
     @property
@@ -59,7 +61,7 @@ class S3Store(Store):
 
     def _call(self, path: str, seconds: float, call: Callable[[Any], T]) -> T:
         """`call` of the client; it must bear to be repeated."""
-        return endure(lambda: call(client()), seconds, f"{self.uri}/{path}")
+        return endure(lambda: call(client()), min(seconds, self.longest_s), f"{self.uri}/{path}")
 
     def read(self, path: str) -> bytes:
         def download(s3: Any) -> bytes:
@@ -107,7 +109,10 @@ class S3Store(Store):
         self._call(path, READ_S, lambda s3: s3.delete_object(Bucket=self.bucket, Key=self._key(path)))
 
     def at(self, sub: str) -> "S3Store":
-        return S3Store(f"s3://{self.bucket}/{self._key(sub)}") if sub else self
+        return S3Store(f"s3://{self.bucket}/{self._key(sub)}", self.longest_s) if sub else self
+
+    def bounded(self, seconds: float) -> "S3Store":
+        return S3Store(self.uri, seconds)
 
     def open(self, path: str) -> BinaryIO:
         where, options = f"{self.uri}/{path}", {"cache_type": "readahead", "block_size": READ_AHEAD_BYTES}

@@ -60,6 +60,10 @@ class Store(ABC):
     def open(self, path: str) -> BinaryIO:
         """A seekable binary file to read parts of the object (Parquet). Raises FileNotFoundError."""
 
+    def bounded(self, seconds: float) -> "Store":
+        """The same store, whose operations are tried again for so long at most."""
+        return self
+
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""
         return self.size(path) is not None

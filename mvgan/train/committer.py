@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,8 @@ class Committer:
 
     The state is copied to the CPU while training stands still; a thread serialises, hashes and writes the copy, one at a
     time, and prunes. A commit that falls due meanwhile waits for the one before. What the storage refuses is a missed
-    commit: an alarm, and `max_missed` in a row raise MissedCommits. The last one is there when training ends.
+    commit: an alarm, and `max_missed` in a row raise MissedCommits, as does a storage for which one step has waited
+    `patience_s`. The last one is there when training ends.
     Superseded and Conflict, and whatever else went wrong in the thread, are raised at the next step or by `close`.
     The commit with the best `frechet` is never removed.
     """
@@ -64,7 +65,7 @@ class Committer:
         self, name: str, commits: Commits, epoch: int, plan: Plan, history: History, outbox: Outbox, say: Say, max_missed: int,
         last: Commit | None, patience_s: float,
     ) -> None:  # fmt: skip
-        """name: the stage. last: the commit that training went on from. patience_s: no last try of the end begins later."""
+        """name: the stage. last: the commit that training went on from. patience_s: the most that one step waits."""
         self.name, self.commits, self.epoch, self.plan, self.history = name, commits, epoch, plan, history
         self.outbox, self.say, self.max_missed, self.last, self.patience_s = outbox, say, max_missed, last, patience_s
         self.missed_in_a_row, self._reason = 0, ""
@@ -78,7 +79,7 @@ class Committer:
     def after_step(self, stage: Stage, progress: Progress, stats: dict[str, Tensor]) -> None:
         """Commit where it is due. Raises what a write has met, MissedCommits included."""
         if self._writing is not None and self._writing.done():
-            self._collect()
+            self._collect(time.monotonic())
         if not self.plan.commit_due(progress):
             return
         at_end = progress.images >= self.plan.end
@@ -87,10 +88,11 @@ class Committer:
             self._say(f"no commit at {progress.images}, as steps were just left out")
             return
         started = time.monotonic()
-        self._await_write(progress.images)
+        deadline = started + self.patience_s
+        self._await_write(progress.images, deadline)
         copied = self._snapshot(stage, progress)
         if at_end:
-            self._finish(copied)
+            self._finish(copied, deadline)
         else:
             self._writing = self._thread.submit(self._write, copied)
         self._figures["commit_wait_s"] += time.monotonic() - started
@@ -101,15 +103,15 @@ class Committer:
         return figures
 
     def close(self) -> None:
-        """Wait for the commit that is being written, and end the thread. Raises what the write has met."""
+        """Wait for the commit that is being written, unless it is late already, and end the thread. Raises what the write has met."""
         try:
-            self._take()
+            self._take(time.monotonic() + self.patience_s)
         finally:
-            self._thread.shutdown()
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _await_write(self, images: int) -> None:
+    def _await_write(self, images: int, deadline: float) -> None:
         started = time.monotonic()
-        self._collect()
+        self._collect(deadline)
         waited = time.monotonic() - started
         if waited >= SAY_S:
             self._say(
@@ -124,32 +126,35 @@ class Committer:
         )
         return _Snapshot(progress.images, snapshot(stage.state_dict()), json.dumps(self.history).encode(), meta)
 
-    def _finish(self, copied: _Snapshot) -> None:
+    def _finish(self, copied: _Snapshot, deadline: float) -> None:
         """Write the last commit, trying up to `max_missed` times while patience lasts. Raises MissedCommits."""
-        self.outbox.flush(self.patience_s)  # nobody would write these files after a restart: the stage is complete then
-        started = time.monotonic()
+        # Nobody would write these files after a restart, as the stage is complete then; the commit counts more.
+        self.outbox.flush((deadline - time.monotonic()) / 3)
         for tries in range(1, self.max_missed + 1):
             self._writing = self._thread.submit(self._write, copied)
-            self._take()
+            self._take(deadline)
             if not self.missed_in_a_row:
                 return
-            if tries == self.max_missed or time.monotonic() > started + self.patience_s:
-                raise self._stopped(f"the last commit could not be written in {tries} tries")
             pause = RETRY_S * 2 ** (tries - 1)
+            if tries == self.max_missed or time.monotonic() + pause > deadline:
+                raise self._stopped(f"the last commit could not be written in {tries} tries", self._reason)
             self._say(f"the last commit is tried again in {pause:g} s")
             time.sleep(pause)
 
-    def _collect(self) -> None:
+    def _collect(self, deadline: float) -> None:
         """Wait for the write under way, if there is one. Raises MissedCommits when too many have failed in a row."""
-        self._take()
+        self._take(deadline)
         if self.missed_in_a_row >= self.max_missed:
-            raise self._stopped(f"{self.missed_in_a_row} commits in a row could not be written")
+            raise self._stopped(f"{self.missed_in_a_row} commits in a row could not be written", self._reason)
 
-    def _take(self) -> None:
-        """Wait for the write under way, if there is one, and note how it ended."""
+    def _take(self, deadline: float) -> None:
+        """Wait for the write under way, if there is one, and note how it ended. Raises MissedCommits when it is late."""
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
+        wait((writing,), max(0.0, deadline - time.monotonic()))
+        if not writing.done():
+            raise self._stopped("a commit was not written in time", f"the storage took more than {self.patience_s:g} s of one step")
         outcome = writing.result()
         self._figures["commit_write_s"] = outcome.seconds
         if outcome.commit is not None:
@@ -162,9 +167,9 @@ class Committer:
             f"{outcome.reason}; the last good one is {place_of(self.commits, self.last)}"
         )
 
-    def _stopped(self, what: str) -> MissedCommits:
+    def _stopped(self, what: str, reason: str) -> MissedCommits:
         return MissedCommits(
-            f"{self.name}: {what}: {self._reason}; the same command goes on from {place_of(self.commits, self.last)} "
+            f"{self.name}: {what}: {reason}; the same command goes on from {place_of(self.commits, self.last)} "
             "once the storage takes data again"
         )
 

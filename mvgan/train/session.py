@@ -25,7 +25,7 @@ from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 from mvgan.motion.codes import strengths
 from mvgan.nets.generator import Generator
-from mvgan.storage.commit import Commit
+from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.run import RunFolder
 from mvgan.train.committer import Committer
 from mvgan.train.export import load_weights, read_tensors
@@ -105,8 +105,8 @@ class Worker:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     say: Say = print
     max_missed_commits: int = 3
-    patience_s: float = 200.0
-    """How long the end of training waits for files that people look at, and goes on trying the last commit."""
+    patience_s: float = 300.0
+    """The most that one step waits for the storage."""
 
 
 def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
@@ -127,8 +127,10 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
         if worker.rank == 0:
             outbox = Outbox(folder.store, worker.say)
             beside.push(_leaves(outbox, worker.patience_s))
+            # So a storage that refuses is an alarm and not yet a step that waits too long.
+            commits = Commits(folder.store.bounded(worker.patience_s / 3), name)
             committer = Committer(
-                name, folder.commits(name), epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit, worker.patience_s
+                name, commits, epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit, worker.patience_s
             )  # fmt: skip
             beside.callback(committer.close)
             record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress)
@@ -140,7 +142,7 @@ def _leaves(outbox: Outbox, patience_s: float) -> Callable[..., None]:
     """At the end of training writes what waits; an error is not kept waiting by a storage that may be its cause."""
 
     def leave(kind: type[BaseException] | None, *_: object) -> None:
-        outbox.leave(patience_s if kind is None else min(patience_s, UNWIND_S))
+        outbox.leave(patience_s / 3 if kind is None else min(patience_s / 3, UNWIND_S))
 
     return leave
 

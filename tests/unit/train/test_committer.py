@@ -344,8 +344,28 @@ def test_no_commit_of_a_state_whose_last_step_was_left_out(store: FaultyStore) -
     assert [line for line in training.said if "no commit at 16, as steps were just left out" in line]
 
 
-def test_the_last_commit_is_not_tried_for_longer_than_patience_lasts(store: FaultyStore) -> None:
+def test_the_last_commit_is_not_tried_for_longer_than_patience_lasts(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the watchdog would take a worker that waits for its storage for one that hangs."""
+    monkeypatch.setattr(committer_module, "RETRY_S", 60.0)
     refuse(store, *[24] * 9)
     with pytest.raises(MissedCommits, match=r"could not be written in 1 tries: .*; the same command goes on from"):
-        Training(store, max_missed=9, patience_s=0).run()
+        Training(store, max_missed=9).run()
+
+
+@pytest.mark.parametrize(("late", "last"), [(8, None), (16, 8), (24, 16)])
+def test_a_storage_that_does_not_answer_ends_training_with_the_last_commit_named(store: FaultyStore, late: int, last: int | None) -> None:
+    """Nobody waits for the write itself: a call that hangs cannot be ended."""
+    gate = threading.Event()
+
+    def fault(path: str) -> None:
+        if path.startswith(f"data/{late:012d}"):
+            assert gate.wait(60)
+
+    type(store).fault = staticmethod(fault)
+    training = Training(store, patience_s=0.3)
+    with pytest.raises(MissedCommits) as told:
+        training.run()
+    place = "the start" if last is None else f"the commit at {last} "
+    assert "a commit was not written in time: the storage took more than 0.3 s of one step" in str(told.value)
+    assert f"the same command goes on from {place}" in str(told.value)
+    gate.set()
