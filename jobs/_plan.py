@@ -31,7 +31,8 @@ def print_pairs(run: Run) -> None:
     order = ",".join(map(str, run.interval))
     print(
         f"pairs: {plan.end:,} pairs of {run.resolution} px at interval {order}, {plan.end // plan.batch:,} steps of {plan.batch} "
-        f"in {num_shards(run, 'pairs')} logical shards; generator {g:,} parameters, discriminator {d:,}"
+        f"in {num_shards(run, 'pairs')} logical shards, from videos of {max(run.interval) + 1} frames or more; "
+        f"generator {g:,} parameters, discriminator {d:,}"
     )
 
 
@@ -45,7 +46,7 @@ def print_codes(run: Run) -> None:
 
 def print_video(run: Run, num_videos: int | None) -> None:
     """What stage 3 would train; its length depends on the number of videos where it is given in epochs."""
-    config = run.video
+    config, span = run.video, (run.video.num_frames - 1) * run.stride + 1
     latent = parameters(LatentGenerator(run.network.w_dim, config.hidden, run.num_codes, config.residual))
     d = parameters(VideoDiscriminator(config.d_channels, config.d_scales))
     if config.epochs and num_videos is None:
@@ -53,6 +54,7 @@ def print_video(run: Run, num_videos: int | None) -> None:
     else:
         length = f"{plan_of(run, 'video', num_videos or 0).end:,} clips"
     print(
-        f"video: {length} of {config.num_frames} frames at stride {run.stride}, batch {config.batch}, loss {config.loss}; "
+        f"video: {length} of {config.num_frames} frames at stride {run.stride}, so from videos of {span} frames or more, "
+        f"batch {config.batch}, loss {config.loss}; "
         f"latent code generator {latent:,} parameters, discriminators D_V and D_R {d:,} each"
     )

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -20,6 +21,8 @@ from mvgan.storage.uri import open_store
 
 
 MAX_SEEDS = 4096
+SAY_S = 10.0
+"""Time between two lines about how far it is."""
 """Most videos in one grid."""
 MAX_SIDE = 16384
 """Most pixels of a side of the grid: what encoders of video take."""
@@ -127,6 +130,17 @@ def board(generator: Generator, seeds: Sequence[int], num_frames: int, truncatio
             yield grid(cells[:, index], columns)
 
 
+def told(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """The same frames; prints how far they are where they take long."""
+    started = said = time.monotonic()
+    for index, frame in enumerate(frames, 1):
+        yield frame
+        now = time.monotonic()
+        if now > said + SAY_S:
+            said, elapsed_s = now, now - started
+            print(f"generate: {index}/{count} frames, {elapsed_s:.0f} s, ETA {elapsed_s / index * (count - index):.0f} s", flush=True)
+
+
 def run(flags: Flags) -> None:
     """Write the videos and print where they are."""
     seeds = parse_seeds(flags.seeds)
@@ -140,7 +154,7 @@ def run(flags: Flags) -> None:
     folder = is_folder(flags.out)
     generator = Generator.load(flags.run, "cuda" if torch.cuda.is_available() else "cpu")
     check_size(generator, len(seeds), flags.frames, shape)
-    frames = board(generator, seeds, flags.frames, flags.truncation, shape)
+    frames = told(board(generator, seeds, flags.frames, flags.truncation, shape), flags.frames)
     if folder:
         store = open_store(flags.out)
         for index, frame in enumerate(frames):

@@ -10,7 +10,7 @@ from jobs._plan import print_codes, print_ingest, print_pairs, print_video
 from mvgan.config import STAGES, InputError
 from mvgan.data.ingest import Plan, check_out, plan_ingest
 from mvgan.data.shards import ShardSet
-from mvgan.data.synthetic import render_set
+from mvgan.data.synthetic import FACTORS, render_set
 from mvgan.distributed.codes import find_codes
 from mvgan.distributed.ingest import ingest
 from mvgan.distributed.resources import check_room, session
@@ -81,6 +81,8 @@ def _check(flags: Flags, uri: str, shards_at: str) -> Plan | None:
             raise InputError(_needs_videos(flags.preset))
         if flags.preset in SYNTHETIC_VIDEOS and uri.startswith("s3://"):
             raise InputError("the synthetic videos are rendered to a local folder; give --videos, or a local --storage")
+        if open_store(shards_at).list() and not open_store(uri).exists(f"videos/{FACTORS}"):
+            raise InputError(f"{uri} has data of other videos than the synthetic ones; give its --videos again, or another --name")
     check_run(uri, flags.settings, open_store(shards_at).uri)
     if flags.data:
         _check_data(flags, flags.data)
@@ -104,7 +106,7 @@ def _check_data(flags: Flags, uri: str) -> str:
 
 
 def _render(uri: str, num_videos: int) -> str:
-    folder = f"{uri}/videos"
+    folder = f"{open_store(uri).uri}/videos"
     print(f"render: {num_videos} synthetic videos of {SYNTHETIC_FRAMES} frames to {folder}", flush=True)
     render_set(folder, num_videos, SYNTHETIC_FRAMES)
     return folder

@@ -1,5 +1,6 @@
 """The pipeline at its shortest, in a process of its own: what the tests of tests/ray and tests/soak start and kill."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,11 @@ def command(*flags: str, job: str = "pipeline") -> list[str]:
     return [sys.executable, "-m", f"jobs.{job}", *SHORT, *flags]
 
 
+def environment() -> dict[str, str]:
+    """A user's: without what a cluster of the tests' own process has set."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+
+
 def run(*flags: str, job: str = "pipeline") -> subprocess.CompletedProcess[str]:
     """The same, to its end."""
-    return subprocess.run(command(*flags, job=job), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command(*flags, job=job), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)

@@ -52,6 +52,12 @@ class Undecodable(Exception):
     kind = "undecodable"
 
 
+class Unreadable(Undecodable):
+    """A source that the storage does not give."""
+
+    kind = "unreadable"
+
+
 class BelowMinimum(Undecodable):
     """A video that decodes, but is shorter or smaller than is asked for."""
 

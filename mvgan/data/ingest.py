@@ -17,11 +17,11 @@ import numpy as np
 
 from mvgan.config import Ingest, InputError, Run, differences, to_dict
 from mvgan.data import decode
-from mvgan.data.decode import OverLimit, Undecodable
+from mvgan.data.decode import OverLimit, Undecodable, Unreadable
 from mvgan.data.sandbox import Sandbox, borrowed
 from mvgan.data.shards import FORMAT_VERSION, MANIFEST, PLAN, Piece, ShardSet, check_files, pack_shard, read_manifest
 from mvgan.data.sources import Source, list_sources
-from mvgan.storage.uri import LocalStore, Store, open_store
+from mvgan.storage.uri import LocalStore, Store, inner_path, open_store
 
 
 MB = 1 << 20
@@ -191,7 +191,7 @@ def ingest_group(group: Group) -> dict[str, Any]:
             try:
                 video, pieces = encode_source(open_store(group.videos), source, group.settings, sandbox)
             except Undecodable as error:
-                rejected.append({"source": source.path, "kind": error.kind, "reason": str(error)})
+                rejected.append({"source": printable(source.path), "kind": error.kind, "reason": str(error)})
                 continue
             shard, first_row = writer.add(pieces)
             videos.append({**video, "shard": shard, "first_row": first_row})
@@ -247,6 +247,7 @@ class _Writer:
 
 def encode_source(store: Store, source: Source, settings: dict[str, Any], sandbox: Sandbox) -> tuple[dict[str, Any], list[Piece]]:
     """The pieces of one source, and its manifest entry but for the place in a shard. Raises Undecodable."""
+    _check_names(source)
     if source.num_bytes > settings["max_mb"] * MB:
         raise OverLimit(f"is of {source.num_bytes} bytes; ingest.max_mb is {settings['max_mb']}")
     facts, coded = sandbox.encode(source.files, source.is_folder, settings, lambda number: _open_file(store, source.files[number]))
@@ -258,15 +259,35 @@ def encode_source(store: Store, source: Source, settings: dict[str, Any], sandbo
     return {"id": source.id, "source": source.path, **facts}, pieces
 
 
+def printable(path: str) -> str:
+    """`path` with the bytes that are no UTF-8 told by their numbers."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _check_names(source: Source) -> None:
+    for path in source.files:
+        if printable(path) != path:
+            raise Unreadable("has a name that is not UTF-8; rename it")
+        try:
+            inner_path(path)
+        except ValueError:
+            raise Unreadable("has a key with an empty or relative part; rename it") from None
+
+
 def _open_file(store: Store, path: str) -> BinaryIO:
-    """The object as a file with a descriptor, which the decoding process can be given."""
-    if isinstance(store, LocalStore):
-        return store.open(path)
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (who asked for it closes it)
-    with store.open(path) as source:
-        shutil.copyfileobj(source, file, CHUNK_BYTES)  # not whole: a source may be larger than memory
-    file.seek(0)
-    return cast(BinaryIO, file)
+    """The object as a file with a descriptor, which the decoding process can be given. Raises Unreadable."""
+    try:
+        if isinstance(store, LocalStore):
+            return store.open(path)
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (who asked for it closes it)
+        with store.open(path) as source:
+            shutil.copyfileobj(source, file, CHUNK_BYTES)  # not whole: a source may be larger than memory
+        file.seek(0)
+        return cast(BinaryIO, file)
+    except FileNotFoundError:
+        raise Unreadable("has gone since it was listed") from None
+    except PermissionError as error:
+        raise Unreadable(f"cannot be read: {error.strerror}") from None
 
 
 def finish(plan: Plan, records: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mvgan.data import clips
-from mvgan.data.decode import BelowMinimum, OverLimit, Undecodable
+from mvgan.data.decode import BelowMinimum, OverLimit, Undecodable, Unreadable
 
 
 MB = 1 << 20
@@ -35,7 +35,7 @@ INHERITED = frozenset(("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "HOME", "LANG", 
 """The environment of the process, besides what is set for it."""
 
 _LENGTH = struct.Struct("<I")
-_KINDS: dict[str, type[Undecodable]] = {kind.kind: kind for kind in (Undecodable, BelowMinimum, OverLimit)}
+_KINDS: dict[str, type[Undecodable]] = {kind.kind: kind for kind in (Undecodable, Unreadable, BelowMinimum, OverLimit)}
 
 OpenFile = Callable[[int], BinaryIO]
 """Opens a file of the source by its number: a file of the operating system, with a descriptor."""
@@ -126,7 +126,7 @@ class Sandbox:
     def _ask(self, channel: _Channel, job: dict[str, Any], open_file: OpenFile, pieces: Pieces) -> dict[str, Any]:
         """The last message about `job`; pieces that came before it are added to `pieces`."""
         limit_s = job["settings"]["max_seconds"]
-        deadline = time.monotonic() + limit_s
+        deadline, coded = time.monotonic() + limit_s, 0
         with self._blamed(limit_s):
             channel.send(job)
         while True:
@@ -134,6 +134,10 @@ class Sandbox:
                 header, data = channel.receive(deadline)
             if header["say"] == "piece":
                 pieces.append((data, header["num_frames"]))
+                coded += len(data)
+                if coded > job["settings"]["memory_mb"] * MB:
+                    self.close()
+                    raise OverLimit(f"takes more than {job['settings']['memory_mb']} MB when coded (ingest.memory_mb)")
             elif header["say"] == "mistake":
                 raise RuntimeError(f"the decoding process failed:\n{header['traceback']}")
             elif header["say"] == "open":
@@ -250,6 +254,8 @@ def _answer(channel: _Channel, job: dict[str, Any]) -> dict[str, Any]:
         return {"say": "rejected", "kind": OverLimit.kind, "reason": reason, "spent": True}
     except (EOFError, ConnectionError):
         raise
+    except OSError as error:
+        return {"say": "rejected", "kind": Unreadable.kind, "reason": f"cannot be read: {error.strerror or error}", "spent": False}
     except Exception:
         return {"say": "mistake", "traceback": traceback.format_exc()}
     finally:

@@ -4,20 +4,24 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 import torch
 from torch import Tensor
 
-from mvgan.config import ANOTHER_NAME, Ended, Resources
-from mvgan.distributed.errors import failure_of, raise_lasting
-from mvgan.distributed.resources import check_room
+from mvgan.config import ANOTHER_NAME, Resources
+from mvgan.distributed.errors import end_with
+from mvgan.distributed.resources import RoomLost, check_room
 from mvgan.motion.factorize import Sample, combine
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train import codes as stage
 from mvgan.train.export import export_codes, export_weights
 
+
+POLL_S = 5.0
+"""Time between two looks whether the cluster still has room for the tasks."""
 
 IN_FLIGHT = 64
 """Most tasks submitted at once, which bounds the results that wait to be folded."""
@@ -70,21 +74,23 @@ def _map(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], res
     options: dict[str, Any] = {"num_gpus": 1, "max_calls": 0} if resources.gpu else {}
     remote = ray.remote(num_cpus=1, **options)(function)
     results: dict[int, Any] = {}
+    lost = RoomLost(replace(resources, workers=1))  # one task after another is enough to go on
     waiting: dict[Any, int] = {}
     started, submitted = time.monotonic(), 0
     while len(results) < len(arguments):
         while submitted < len(arguments) and len(waiting) < IN_FLIGHT:
             waiting[remote.remote(*arguments[submitted])] = submitted
             submitted += 1
-        (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+        ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+        if not ended:
+            lost.check()
+            continue
+        (done,) = ended
+        lost.since = 0.0
         try:
             results[waiting.pop(done)] = ray.get(done)
         except ray.exceptions.RayError as error:
-            raise_lasting(error)
-            failure = failure_of(error, [], [])
-            if failure.memory:
-                raise Ended(f"codes: {failure.words}; lower --codes.chunk, or --resolution {ANOTHER_NAME}") from None
-            raise
+            end_with(error, "codes", f"lower --codes.chunk, or --resolution {ANOTHER_NAME}")
         elapsed_s = time.monotonic() - started
         eta_s = elapsed_s / len(results) * (len(arguments) - len(results))
         print(f"codes: {len(results)}/{len(arguments)} {unit}, {elapsed_s:.0f} s, ETA {eta_s:.0f} s", flush=True)

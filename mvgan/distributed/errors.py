@@ -1,8 +1,9 @@
 """Errors of workers and tasks, in the words in which they were raised, and why a group of workers failed."""
 
+import errno
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import ray.exceptions
 import torch
@@ -59,6 +60,19 @@ def answer_non_finite(error: BaseException, rollbacks: Rollbacks) -> None:
             return
 
 
+def end_with(error: BaseException, what: str, lower: str) -> NoReturn:
+    """Raise the error of a task in one line: its own where no further try can mend it, else what it comes from.
+
+    what: the work that met it. lower: what takes less memory. An error of the code is raised whole.
+    """
+    raise_lasting(error)
+    failure = failure_of(error, [], [])
+    if failure.unforeseen:
+        raise error
+    advice = f"; {lower}" if failure.memory else ""
+    raise Ended(f"{what}: {failure.words}{advice}; the same command goes on") from None
+
+
 def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) -> Failure:
     """What `error` of a group of workers comes from.
 
@@ -72,6 +86,8 @@ def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) 
             return Failure(_last_line(item).partition(": ")[2])
         if _is_own(item, (Unreachable,)):
             return Failure(f"the storage does not answer: {_last_line(item)}")
+        if _is_own(item, (OSError,)) and item.errno == errno.ENOSPC:
+            return Failure(f"a disk is full: {_last_line(item)}")
     if any(isinstance(item, PreemptionError) or getattr(item, "preempted", False) for item in chain):
         return Failure("a node was taken away", preempted=True)
     if hung:

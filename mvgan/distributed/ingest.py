@@ -9,7 +9,7 @@ import ray.data
 
 from mvgan.config import Run
 from mvgan.data.ingest import Group, Plan, begin, describe, finish, ingest_group, plan_ingest
-from mvgan.distributed.errors import raise_lasting
+from mvgan.distributed.errors import end_with
 
 
 def ingest(videos: str, out: str, run: Run, list_file: str | None = None) -> dict[str, Any]:
@@ -55,9 +55,8 @@ def _run_groups(plan: Plan) -> Iterator[dict[str, Any]]:
 def _rows(stream: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
         yield from stream.iter_rows()
-    except ray.exceptions.RayTaskError as error:
-        raise_lasting(error)
-        raise
+    except ray.exceptions.RayError as error:
+        end_with(error, "ingest", "take nodes with more memory for each CPU, or lower --ingest.memory-mb, with another --out")
 
 
 def _ingest_row(row: dict[str, str]) -> dict[str, str]:

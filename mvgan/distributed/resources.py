@@ -153,6 +153,26 @@ def check_room(resources: Resources) -> None:
         _, free = nodes()
 
 
+class RoomLost:
+    """Watches that the cluster still has room for `resources`: Ray would wait for ever for nodes that are lost."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources, self.since = resources, 0.0
+
+    def check(self) -> None:
+        """Raise Ended when the room has been missing for `resources.start_s`."""
+        whole, _ = nodes()
+        if fits(whole, self.resources):
+            self.since = 0.0
+            return
+        self.since = self.since or time.monotonic()
+        if time.monotonic() > self.since + self.resources.start_s:
+            raise Ended(
+                f"nodes were lost and did not come back within {self.resources.start_s:g} s: {demand(self.resources)}; the cluster has "
+                f"{describe(whole, self.resources)}; add nodes, or raise --start-s; the same command goes on"
+            )
+
+
 def demand(resources: Resources) -> str:
     """What workers and decoding need, in words."""
     each = "a CPU and a GPU" if resources.gpu else "a CPU"

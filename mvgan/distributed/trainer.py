@@ -39,13 +39,16 @@ def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
     """
     if folder.complete(stage) is None:
         check_room(resources)
-        epoch = folder.commits(stage).claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-        _fit(folder, stage, epoch, resources)
+        _fit(folder, stage, resources)
     export_weights(folder, stage)
 
 
-def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> None:
-    """Train, and start the workers again from the newest commit when some of them fail."""
+def _fit(folder: RunFolder, stage: str, resources: Resources) -> None:
+    """Train, and start the workers again from the newest commit when some of them fail.
+
+    Each start claims an epoch: a worker of the one before that was only thought lost can then commit nothing any more.
+    """
+    epoch = _claim(folder, stage)
     retries, rollbacks = Retries(resources.max_failures), Rollbacks(folder.commits(stage), stage)
     with console(folder.store, f"{stage}-{epoch:05d}") as out, tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes:
         for attempt in itertools.count():
@@ -63,6 +66,11 @@ def _fit(folder: RunFolder, stage: str, epoch: int, resources: Resources) -> Non
                         raise
                     raise Ended(_ending(stage, failure, retries)) from None
                 out.say(f"{stage}: {failure.words}; starting the workers again from the newest commit")
+            epoch = _claim(folder, stage, epoch)
+
+
+def _claim(folder: RunFolder, stage: str, after: int | None = None) -> int:
+    return folder.commits(stage).claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, after)
 
 
 def _newest(folder: RunFolder, stage: str) -> int:

@@ -260,6 +260,9 @@ def _data(facts: Facts) -> markup.Section:
 
 
 def _settings(facts: Facts) -> markup.Section:
-    body = markup.config_tables(to_dict(facts.folder.run))
+    config, made = to_dict(facts.folder.run), facts.shards.manifest["settings"]
+    # What the shards were made with: a run on a shard set of its own has not shaped it.
+    config["ingest"] = {name: made.get(name, value) for name, value in config["ingest"].items()}
+    body = markup.config_tables(config)
     body += markup.details("versions", markup.table(list(facts.versions.items()), "versions that started the run"))
     return markup.Section("settings", "Resolved settings", body)

@@ -72,10 +72,15 @@ class Commits:
         self._whole: dict[str, Commit] = {}
         """Commits that this object has verified, or written and verified."""
 
-    def claim(self, owner: dict[str, Any]) -> int:
-        """Claim and return the next epoch; every older driver is superseded from here on. `owner` is for people to read."""
+    def claim(self, owner: dict[str, Any], after: int | None = None) -> int:
+        """Claim and return the next epoch; every older driver is superseded from here on. `owner` is for people to read.
+
+        after: the caller's own epoch, which it gives up for the next one. Raises Superseded when another driver was first.
+        """
         while True:
-            epoch = max(self._claimed(), default=0) + 1
+            if after is not None:
+                self._refuse_superseded(after)
+            epoch = max(self._claimed(), default=0) + 1 if after is None else after + 1
             # The nonce keeps rivals' claims apart, which `create` asks for.
             claim = {"format_version": FORMAT_VERSION, "epoch": epoch, "nonce": secrets.token_hex(8), "owner": owner}
             if self.store.create(f"epochs/{epoch:05d}.json", _to_json(claim)):

@@ -102,6 +102,8 @@ def _lasting_answer(error: Any, where: str) -> Exception | None:
         return InputError(f"{where}: there is no bucket {where.split('/')[2]!r}; create it or give another one")
     if code in ("NoSuchKey", "404", "NotFound"):
         return FileNotFoundError(where)
+    if code == "InvalidObjectState":
+        return PermissionError(errno.EACCES, "it is in an archive, from which it must be restored first", where)
     if status == 412:
         return error  # the caller's condition
     if code in PASSING or status in PASSING_STATUS or (status >= 500 and status != 501):
@@ -128,6 +130,7 @@ def _lasting_failure(error: Exception, where: str) -> Exception | None:
     passing = (
         exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError,
         exceptions.ChecksumError, exceptions.FlexibleChecksumError,
+        exceptions.CredentialRetrievalError, exceptions.MetadataRetrievalError,
     )  # fmt: skip
     if isinstance(error, passing) and "CERTIFICATE_VERIFY_FAILED" not in str(error):
         return None

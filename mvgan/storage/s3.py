@@ -24,6 +24,8 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 12
 """Of one try; a hang costs no more."""
 CLIENT_TRIES = 3
 """Tries of one request by boto3, so that one lost request of a transfer in parts does not repeat the others."""
+ROLE_TRIES = 3
+"""Tries to get the credentials of an instance role; boto3's own one would make a hiccup look like a machine without any."""
 READ_AHEAD_BYTES = 1 << 20
 """Read beyond what a reader asks for: the small columns of a row group come with its large one."""
 
@@ -216,6 +218,9 @@ def _files() -> Any:
 def client() -> Any:
     """The boto3 client of this process: it is safe between threads, but its sockets must not pass through a fork."""
     return _client(os.getpid())
+
+
+os.environ.setdefault("AWS_METADATA_SERVICE_NUM_ATTEMPTS", str(ROLE_TRIES))  # read by boto3 and by s3fs
 
 
 @functools.cache

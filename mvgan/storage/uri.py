@@ -1,6 +1,7 @@
 """From a URI to its store: a local folder or an S3 prefix behind the same few operations."""
 
 import os
+import re
 
 from mvgan.config import InputError
 from mvgan.storage.local import LocalStore
@@ -16,6 +17,8 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     text = os.fspath(uri)
     if not text:
         raise InputError("the storage URI is empty; give a folder or s3://bucket/prefix")
+    if re.match(r"[a-z][a-z0-9+.-]+:(/(?!/)|$)", text):  # what is left of s3:// without its bucket, among others
+        raise InputError(f"storage {text!r} looks like a URI without its two slashes or its bucket; give s3://bucket/prefix, or ./{text}")
     if "://" not in text:
         return LocalStore(text)
     if text.startswith("s3://"):

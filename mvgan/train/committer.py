@@ -204,16 +204,14 @@ class Committer:
 
     def _prune(self) -> None:
         try:
-            best = best_commit(self.commits)
-            self.commits.prune(keep_names=[best] if best else [])
+            self.commits.prune(keep_names=[commit.name for commit in measured_commits(self.commits)[:1]])
         except Exception as error:  # the commit is there all the same, and the next one prunes again
             self._say(f"old commits could not be removed: {one_line(error)}")
 
 
-def best_commit(commits: Commits) -> str | None:
-    """Name of the commit with the smallest Frechet distance; None when none was measured."""
-    measured = [commit for commit in commits.records() if "frechet" in commit.meta]
-    return min(measured, key=lambda commit: float(commit.meta["frechet"])).name if measured else None
+def measured_commits(commits: Commits) -> list[Commit]:
+    """The commits whose Frechet distance was measured, the one with the smallest first; their files unverified."""
+    return sorted((commit for commit in commits.records() if "frechet" in commit.meta), key=lambda commit: float(commit.meta["frechet"]))
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """What a run gives to those who use it, in `export/`: weights as safetensors, and the config to rebuild the networks."""
 
 import json
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,21 @@ from torch import Tensor, nn
 
 from mvgan.config import InputError, to_dict
 from mvgan.data.shards import ShardSet
-from mvgan.storage.commit import Commit
+from mvgan.storage.commit import Damaged
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
-from mvgan.train.committer import best_commit
+from mvgan.train.committer import measured_commits
 from mvgan.train.state import from_bytes
+
+
+logger = logging.getLogger(__name__)
 
 
 def export_weights(folder: RunFolder, stage: str) -> None:
     """Write the weights that `pairs` or `video` has learned. The generator of pairs is the averaged one."""
-    commit = _selected(folder) if stage == "pairs" else folder.require(stage)
-    state = from_bytes(folder.commits(stage).read(commit, "state.pt"))
+    last = folder.require(stage)
+    best = stage == "pairs" and folder.run.codes.select == "best"
+    state = from_bytes(_best_state(folder) if best else folder.commits(stage).read(last, "state.pt"))
     name, weights = ("generator", state["ema"]) if stage == "pairs" else ("latent", state["latent"]["net"])
     folder.store.write(f"export/{name}.safetensors", save({key: value.contiguous() for key, value in weights.items()}))
     fps = float(np.median(ShardSet.open(folder.data, verify=False).fps))
@@ -80,12 +85,16 @@ def _read(store: Store, name: str) -> bytes:
         raise InputError(f"{store.uri}/export has no {name}: the run has not finished; run `python -m jobs.pipeline` on it first") from None
 
 
-def _selected(folder: RunFolder) -> Commit:
-    """The commit of stage 1 that feeds stage 2."""
-    last = folder.require("pairs")
-    if folder.run.codes.select == "last":
-        return last
-    best = best_commit(folder.commits("pairs"))
-    if best is None:
-        raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
-    return next(commit for commit in folder.commits("pairs").records() if commit.name == best)
+def _best_state(folder: RunFolder) -> bytes:
+    """The state of the measured commit of stage 1 with the smallest Frechet distance whose files verify; warns of better ones."""
+    commits = folder.commits("pairs")
+    damaged = ""
+    for commit in measured_commits(commits):
+        try:
+            return commits.read(commit, "state.pt")
+        except Damaged as error:
+            damaged = str(error)
+            logger.warning("commit %s, the best by its Frechet distance, is passed over: %s", commit.name, error)
+    if damaged:
+        raise InputError(f"codes.select best: all measured commits are damaged ({damaged}); restore them, or take --codes.select last")
+    raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from mvgan.presets import smoke
 from mvgan.storage.run import open_run, read_run
 from mvgan.train.session import Worker, local_batches, train_worker
-from tests.short_run import ROOT, command, run
+from tests.short_run import ROOT, command, environment, run
 
 
 def commits(folder: Path) -> dict[str, int]:
@@ -79,7 +79,7 @@ def test_a_driver_killed_in_stage_1_goes_on(finished: tuple[Path, str], clips: P
     shutil.copytree(whole / "data", folder / "data")
     before = commits(folder)
     flags = ("--videos", str(clips), "--storage", str(tmp_path), "--name", "killed")
-    driver = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(command(*flags), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(folder.glob("pairs/commits/*.json")):
         assert driver.poll() is None and time.monotonic() < deadline, "no commit before the end"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.short_run import ROOT, command, run
+from tests.short_run import ROOT, command, environment, run
 from tests.soak.record import Record
 
 
@@ -44,7 +44,7 @@ def test_killed_at(moment: str, record: Record, clips: Path, tmp_path: Path, req
     started = time.monotonic()
     flags = ("--videos", str(clips), "--storage", str(tmp_path), "--name", "killed")
     folder = tmp_path / "killed"
-    driver = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(command(*flags), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(folder.glob(MOMENTS[moment])):
         assert driver.poll() is None and time.monotonic() < deadline, f"{moment}: never came"

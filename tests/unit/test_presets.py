@@ -25,6 +25,7 @@ def test_the_papers_constants(name: str) -> None:
     assert (run.resolution, run.interval, run.num_codes, run.latents, run.stride) == (256, (4,), 30, 10, 1)
     pairs, video = run.pairs, run.video
     assert (pairs.batch, pairs.group, pairs.r1_gamma, pairs.mirror, pairs.total_kimg, pairs.lr) == (batch, 4, 1.0, True, 25000, 0.002)
+    assert pairs.augment == "ada"  # Appendix VII-A
     assert (pairs.pl_weight, pairs.pl_every, pairs.r1_every, pairs.style_mixing) == (2.0, 4, 16, 0.9)
     assert (pairs.ema_kimg, pairs.ema_rampup) == (batch * 10 / 32, 0.05)
     assert run.codes.select == "best" and run.codes.lam == 1 / 60
@@ -67,7 +68,8 @@ def test_presets_fit_together(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_explain_themselves(name: str) -> None:
     """The docstring gives the command."""
-    assert "`" in (PRESETS[name].__doc__ or "")
+    command = "`make demo" if name in ("demo", "smoke") else f"`python -m jobs.pipeline --preset {name} "
+    assert command in (PRESETS[name].__doc__ or "")
 
 
 def test_unknown_preset() -> None:
@@ -77,6 +79,7 @@ def test_unknown_preset() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/demo.md"])
 def test_figures_of_the_demo_are_those_of_its_preset(page: str) -> None:
-    """A preset that changes takes its measured figures along."""
+    """A preset that changes takes its measured figures along, where the change shows in quality."""
     text, run = Path(__file__).parents[2].joinpath(page).read_text(), preset("demo")
     assert f"{run.pairs.total_kimg:g} kimg of stage 1 and {run.video.total_clips:,} clips of stage 3" in " ".join(text.split())
+    assert f"steps of {run.video.residual:g} along the codes" in " ".join(text.split())

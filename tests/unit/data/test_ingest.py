@@ -21,6 +21,7 @@ from mvgan.data.shards import ShardSet
 from mvgan.data.sources import Source
 from mvgan.data.synthetic import render_set
 from mvgan.media import encode_png, encode_video
+from mvgan.storage.uri import LocalStore
 
 
 REAL = pytest.mark.skipif("MVGAN_TEST_DATA" not in os.environ, reason="MVGAN_TEST_DATA is not set")
@@ -157,6 +158,36 @@ def test_a_source_too_large_is_not_even_opened(videos: Path, tmp_path: Path) -> 
         file.truncate((1 << 20) + 1)
     manifest = ingest_here(mixed, tmp_path / "out", dataclasses.replace(RUN, ingest=Ingest(max_mb=1)))
     assert manifest["rejected"] == [{"source": "large.mp4", "kind": "limit", "reason": "is of 1048577 bytes; ingest.max_mb is 1"}]
+
+
+def test_what_cannot_be_read_costs_that_file_only(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that went after it was listed, one of another user, a name that is not UTF-8, and (on S3) an empty part of a key."""
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    for name in (b"caf\xe9.mp4", b"gone.mp4", b"private.mp4"):
+        shutil.copy(folder / "face_0000.mp4", os.fsencode(folder) + b"/" + name)
+    plan = plan_ingest(str(folder), str(tmp_path / "out"), RUN)
+    (group,) = plan.groups
+    odd = Source("/odd", "/odd.mp4", ("/odd.mp4",), 1, False)
+    (folder / "gone.mp4").unlink()
+    opened = LocalStore.open
+
+    def refuse(store: LocalStore, path: str) -> Any:
+        if path == "private.mp4":
+            raise PermissionError(13, "Permission denied", path)  # the superuser, who may run this, is refused nothing
+        return opened(store, path)
+
+    monkeypatch.setattr(LocalStore, "open", refuse)
+    begin(plan)
+    record = ingest_group(Group.from_json(dataclasses.replace(group, sources=(*group.sources, odd)).to_json()))
+    assert len(record["videos"]) == 5
+    assert {(item["source"], item["kind"], item["reason"]) for item in record["rejected"]} == {
+        ("caf\\xe9.mp4", "unreadable", "has a name that is not UTF-8; rename it"),
+        ("gone.mp4", "unreadable", "has gone since it was listed"),
+        ("private.mp4", "unreadable", "cannot be read: Permission denied"),
+        ("/odd.mp4", "unreadable", "has a key with an empty or relative part; rename it"),
+    }
+    manifest = finish(plan, [record])
+    print(*describe(manifest, (4,)), sep="\n")  # no byte that a terminal cannot take
 
 
 def test_a_crash_of_the_decoder_costs_that_file_only(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

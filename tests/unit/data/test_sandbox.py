@@ -16,6 +16,7 @@ import pytest
 
 from mvgan.config import Ingest, Run
 from mvgan.data import clips
+from mvgan.data import sandbox as sandbox_module
 from mvgan.data.decode import OverLimit, Undecodable
 from mvgan.data.ingest import shard_settings
 from mvgan.data.sandbox import Sandbox, borrowed
@@ -144,6 +145,16 @@ def test_a_bomb_is_refused_by_its_header_and_by_its_memory(sandbox: Sandbox) -> 
     with pytest.raises(OverLimit, match=r"takes more than 300 MB \(ingest\.memory_mb\)"):
         encode(sandbox, data, max_pixels=1 << 27, memory_mb=300)
     assert encode(sandbox, clip(), memory_mb=300)[0]["num_frames"] == 20 and sandbox.pid != pid
+
+
+def test_coded_frames_are_bounded_too(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept outside of the process: frames that say nothing new would fill the memory of the one that started it."""
+    _, pieces = encode(sandbox, clip(40))
+    monkeypatch.setattr(sandbox_module, "MB", 1)  # the limit is in bytes here, but not in the process
+    size = sum(len(data) for data, _ in pieces)
+    assert len(encode(sandbox, clip(40), memory_mb=size)[1]) == len(pieces)
+    with pytest.raises(OverLimit, match=rf"takes more than {size - 1} MB when coded \(ingest.memory_mb\)"):
+        encode(sandbox, clip(40), memory_mb=size - 1)
 
 
 def test_its_environment_holds_no_credentials(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

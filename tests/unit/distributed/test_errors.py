@@ -16,8 +16,8 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 import mvgan.distributed.codes
-from mvgan.config import InputError, Resources
-from mvgan.distributed.errors import Failure, Retries, answer_non_finite, failure_of, raise_lasting
+from mvgan.config import Ended, InputError, Resources
+from mvgan.distributed.errors import Failure, Retries, answer_non_finite, end_with, failure_of, raise_lasting
 from mvgan.presets import smoke
 from mvgan.storage.commit import Commits
 from mvgan.storage.run import open_run
@@ -51,6 +51,34 @@ def test_a_users_mistake_is_one_line_wherever_it_was_met(wrapped: Any) -> None:
 def test_other_errors_are_left_to_the_caller() -> None:
     raise_lasting(task_error(ValueError("a bug")))
     raise_lasting(WorkerGroupError("rank 0", {0: RuntimeError("a bug")}))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            task_error(Unreachable("s3://b/x: given up")),
+            "ingest: the storage does not answer: s3://b/x: given up; the same",
+        ),
+        (
+            task_error(OSError(28, "No space left on device")),
+            "ingest: a disk is full: [Errno 28] No space left on device; the",
+        ),
+        (OutOfMemoryError("Memory on the node was 3.5GB / 4.0GB"), "in use; lower it; the same command goes on"),
+        (ActorDiedError(), "ingest: a worker died: it was killed, it crashed, or its node was lost; the same command goes on"),
+    ],
+)
+def test_a_task_that_failed_is_one_line(error: BaseException, line: str) -> None:
+    with pytest.raises(Ended) as told:
+        end_with(error, "ingest", "lower it")
+    assert line in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_task_that_met_a_mistake_of_ours_is_told_whole() -> None:
+    with pytest.raises(ValueError, match="a bug"):
+        end_with(task_error(ValueError("a bug")), "ingest", "lower it")
+    with pytest.raises(InputError, match=r"^the shard is damaged$"):
+        end_with(task_error(InputError("the shard is damaged")), "ingest", "lower it")
 
 
 def test_missed_commits_end_a_run_in_their_own_words() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mvgan.config import Ended, InputError, Resources
 from mvgan.distributed import resources as module
-from mvgan.distributed.resources import Node, check_room, fits, oom_kills, session
+from mvgan.distributed.resources import Node, RoomLost, check_room, fits, oom_kills, session
 
 
 def cpus(*numbers: float) -> list[Node]:
@@ -75,6 +75,18 @@ def test_what_others_keep_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(Ended, match=r"no room within 20 s: 2 workers .*; free are 2 CPUs on 1 nodes") as raised:
         check_room(Resources(workers=2, start_s=20))
     assert "\n" not in str(raised.value)
+
+
+def test_nodes_that_do_not_come_back_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look a second; the node is back once, and then lost for good."""
+    looks = iter([cpus(4), cpus(0), cpus(0), cpus(4), *[cpus(0)] * 99])
+    clock = itertools.count(1)
+    monkeypatch.setattr(module, "nodes", lambda: (next(looks), []))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock) // 2))
+    watch = RoomLost(Resources(start_s=5))
+    with pytest.raises(Ended, match=r"nodes were lost and did not come back within 5 s: 1 workers .*; the cluster has 0 CPUs"):
+        all(watch.check() is None for _ in range(99))
+    assert 5 < 99 - len(list(looks)) < 20
 
 
 def test_the_kernels_count_of_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`python -m jobs.generate`: files read back by PyAV, pictures against `Generator.sample`."""
 
+import itertools
 from pathlib import Path
 
 import av
@@ -52,6 +53,14 @@ def test_a_file_of_all_videos(tiny_run: RunFolder, tmp_path: Path, suffix: str, 
         assert container.streams.video[0].average_rate == 12.5
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [frame.shape for frame in frames] == [(32, 32, 3)] * 5
+
+
+def test_what_takes_long_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A frame takes 4 s here: a line after the third, and every third from there."""
+    clock = itertools.count(0, 4)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    assert list(generate.told(iter([np.zeros(1)] * 7), 7)) == [np.zeros(1)] * 7
+    assert capsys.readouterr().out == "generate: 3/7 frames, 12 s, ETA 16 s\ngenerate: 6/7 frames, 24 s, ETA 4 s\n"
 
 
 def test_frame_rate_by_flag(tiny_run: RunFolder, tmp_path: Path) -> None:

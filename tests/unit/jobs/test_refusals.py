@@ -124,6 +124,27 @@ def test_a_list_without_videos(source: str, line: Line, shards: str, tmp_path: P
     assert "--list selects a split of --videos, which is not given" in line("pipeline", *there, *given)
 
 
+def test_videos_that_were_forgotten(line: Line, clips: str, tmp_path: Path) -> None:
+    """Of a run on videos of one's own: synthetic ones must not be rendered into it."""
+    storage = str(tmp_path / "runs")
+    plan = plan_ingest(clips, f"{storage}/mine/data", smoke())
+    begin(plan)
+    said = line("pipeline", "--preset", "smoke", "--storage", storage, "--name", "mine")
+    assert "mine has data of other videos than the synthetic ones; give its --videos again, or another --name" in said
+
+
+def test_synthetic_videos_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde that no shell has expanded, as in --storage=~/runs."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jobs.pipeline.render_set", lambda folder, *numbers: asked.append(folder))
+    asked: list[str] = []
+    place = jobs.pipeline.Place("~/runs")
+    with pytest.raises(InputError, match="does not exist or holds no file"):
+        jobs.pipeline.run(jobs.pipeline.Flags(preset="smoke", settings=smoke(), place=place))
+    assert asked == [str(tmp_path / "home/runs/smoke/videos")]
+
+
 def test_synthetic_videos_on_s3(line: Line) -> None:
     assert "local" in line("pipeline", "--preset", "smoke", "--storage", "s3://bucket/runs")
 

@@ -1,6 +1,7 @@
 """The page itself: read back by Python's HTML parser, its files by PyAV."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -115,6 +116,14 @@ def test_it_tells_the_run(page: Reader, tiny_run: RunFolder) -> None:
     assert "Measured on 64 pairs; 1,024 are asked for" in words
     assert "2 codes where 10 are asked for, 2 Grams where 8 are asked for" in words and "32 fresh latents" in words
     assert "has not ended" not in words
+
+
+def test_the_settings_of_ingest_are_those_of_the_shards(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """A run on shards that were made before has others of its own, which shaped nothing."""
+    copied = read_run(str(shutil.copytree(tiny_run.uri, tmp_path / "run")))
+    asked = dataclasses.replace(copied, run=dataclasses.replace(copied.run, ingest=dataclasses.replace(copied.run.ingest, qp=33)))
+    words = " ".join(Reader(render_report(asked)).words)
+    assert re.search(r"\bqp\b\W+14\b", words) and not re.search(r"\bqp\b\W+33\b", words)
 
 
 def test_text_is_escaped() -> None:

@@ -1,101 +1,16 @@
-"""The commit protocol, by exhaustion: a crash or a rival driver at every single operation of the store."""
+"""The commit protocol: a crash at every single operation of the store, damage, and pruning."""
 
-import itertools
 import json
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import pytest
 
 from mvgan.config import InputError
-from mvgan.storage.commit import Commit, Commits, Conflict, Damaged, Superseded
-from mvgan.storage.uri import LocalStore, Store
-
-
-OLD = {"state.pt": b"old state", "ema.pt": b"old ema"}
-NEW = {"state.pt": b"new state", "ema.pt": b"new ema"}
-
-
-class Crash(Exception):
-    """Stands for a SIGKILL."""
-
-
-class HookedStore(Store):
-    """A local store that calls `hook(number of the operation, "before" or "after")` around every operation."""
-
-    def __init__(self, inner: Store, hook: Callable[[int, str], None], count: list[int] | None = None) -> None:
-        super().__init__(inner.uri)
-        self.inner, self.hook, self.count = inner, hook, count or [0]
-
-    def _call(self, name: str, *args: Any) -> Any:
-        number = self.count[0]
-        self.count[0] += 1
-        self.hook(number, "before")
-        result = getattr(self.inner, name)(*args)
-        self.hook(number, "after")
-        return result
-
-    def read(self, path: str) -> bytes:
-        result: bytes = self._call("read", path)
-        return result
-
-    def write(self, path: str, data: bytes) -> None:
-        self._call("write", path, data)
-
-    def create(self, path: str, data: bytes) -> bool:
-        result: bool = self._call("create", path, data)
-        return result
-
-    def list(self, prefix: str = "") -> dict[str, int]:
-        result: dict[str, int] = self._call("list", prefix)
-        return result
-
-    def size(self, path: str) -> int | None:
-        result: int | None = self._call("size", path)
-        return result
-
-    def delete(self, path: str) -> None:
-        self._call("delete", path)
-
-    def at(self, sub: str) -> Store:
-        return HookedStore(self.inner.at(sub), self.hook, self.count)
-
-    def open(self, path: str) -> BinaryIO:
-        return self.inner.open(path)
-
-
-def commits(root: Path, hook: Callable[[int, str], None] | None = None) -> Commits:
-    store = LocalStore(root)
-    return Commits(HookedStore(store, hook) if hook else store, "pairs")
-
-
-def newest(found: Commits) -> Commit:
-    commit = found.newest()
-    assert commit is not None
-    return commit
-
-
-def content(found: Commits, commit: Commit) -> dict[str, bytes]:
-    return {file: found.read(commit, file) for file in commit.files}
-
-
-def once(at: int, when: str, act: Callable[[], None]) -> tuple[Callable[[int, str], None], list[bool]]:
-    """A hook that acts at one operation, and a list that tells whether it did."""
-    done: list[bool] = []
-
-    def hook(number: int, moment: str) -> None:
-        if (number, moment) == (at, when):
-            done.append(True)
-            act()
-
-    return hook, done
-
-
-def crash() -> None:
-    raise Crash
+from mvgan.storage.commit import Commits, Conflict, Damaged
+from mvgan.storage.uri import LocalStore
+from tests.unit.storage.hooked import NEW, OLD, Crash, commits, content, crash, newest, once
 
 
 def test_write_and_read(tmp_path: Path) -> None:
@@ -149,125 +64,6 @@ def test_a_crash_at_any_operation_leaves_the_old_or_the_new_state(tmp_path: Path
         crashes += 1
     assert crashes > 20
     assert [commit.images for commit in found.records()] == [300, 200]
-
-
-@pytest.mark.parametrize("rival_commits", [False, True])
-def test_a_rival_claim_at_any_operation_of_a_write(tmp_path: Path, rival_commits: bool) -> None:
-    at = 0
-    reported = []
-    while True:
-        root = tmp_path / str(at)
-        rival = commits(root)
-
-        def takeover(rival: Commits = rival) -> None:
-            epoch = rival.claim({"rival": True})
-            if rival_commits:
-                rival.write(150, epoch, OLD, {})
-
-        hook, acted = once(at, "before", takeover)
-        driver = commits(root)
-        epoch = driver.claim({})
-        driver.write(100, epoch, OLD, {})
-        driver.store = HookedStore(driver.store, hook)
-        try:
-            driver.write(200, epoch, NEW, {})
-            reported.append(True)
-            assert 200 in [commit.images for commit in rival.records()]  # a reported commit is never lost
-        except Superseded:
-            reported.append(False)
-        if not acted:
-            break
-        if rival_commits:
-            assert newest(rival).images == 150  # the older epoch never wins over what the newer one wrote
-        seen = rival.records()
-        with pytest.raises(Superseded):
-            driver.write(400, epoch, NEW, {})
-        assert rival.records() == seen
-        at += 1
-    assert len(reported) > 5 and reported == [False] * (len(reported) - 1) + [True]
-
-
-def test_a_write_at_any_operation_of_a_claim_is_inherited_or_refused(tmp_path: Path) -> None:
-    for at in range(100):
-        root = tmp_path / str(at)
-        driver = commits(root)
-        epoch = driver.claim({})
-        driver.write(100, epoch, OLD, {})
-        outcome: list[bool] = []
-
-        def write(driver: Commits = driver, epoch: int = epoch, outcome: list[bool] = outcome) -> None:
-            try:
-                driver.write(200, epoch, NEW, {})
-                outcome.append(True)
-            except Superseded:
-                outcome.append(False)
-
-        hook, acted = once(at, "after", write)
-        rival = commits(root, hook)
-        rival.claim({})
-        if not acted:
-            break
-        assert newest(rival).images in ((200,) if outcome[0] else (100, 200))
-    assert at > 3
-
-
-def test_no_commit_is_reported_and_lost_wherever_both_drivers_are_paused(tmp_path: Path) -> None:
-    """The old driver at any operation of its write, while a new one's claim has come to any operation of its own."""
-    met = set()
-    for at, claimed_to in itertools.product(range(12), range(8)):
-        root = tmp_path / f"{at}-{claimed_to}"
-        reached, go_on = threading.Event(), threading.Event()
-
-        def pause(number: int, moment: str, at: int = claimed_to, reached: Any = reached, go_on: Any = go_on) -> None:
-            if (number, moment) == (at, "before"):
-                reached.set()
-                assert go_on.wait(60)
-
-        def claim(root: Path = root, pause: Any = pause, reached: Any = reached) -> None:
-            commits(root, pause).claim({"rival": True})
-            reached.set()
-
-        rival = threading.Thread(target=claim)
-
-        def take_over(rival: threading.Thread = rival, reached: Any = reached) -> None:
-            rival.start()
-            assert reached.wait(60)
-
-        driver = commits(root)
-        epoch = driver.claim({})
-        driver.write(100, epoch, OLD, {})
-        hook, acted = once(at, "before", take_over)
-        driver.store = HookedStore(driver.store, hook)
-        try:
-            driver.write(200, epoch, NEW, {})
-            reported = True
-        except Superseded:
-            reported = False
-        go_on.set()
-        if acted:
-            rival.join()
-            met.add((at, claimed_to))
-        assert newest(commits(root)).images == 200 or not reported, (at, claimed_to)
-    assert len(met) > 50
-
-
-def test_data_written_before_a_newer_claim_does_not_win(tmp_path: Path) -> None:
-    """The paused driver: all its data are there, and it even makes its record after the other one has committed."""
-    driver, rival = commits(tmp_path), commits(tmp_path)
-    old = driver.claim({})
-    driver.write(100, old, OLD, {})
-    late = driver.write(900, old, NEW, {})
-    record = tmp_path / f"pairs/commits/{late.name}.json"
-    kept = record.read_bytes()
-    record.unlink()
-    new = rival.claim({})
-    rival.write(200, new, OLD, {})
-    record.write_bytes(kept)
-    assert [commit.images for commit in rival.records()] == [200, 100]
-    assert newest(driver).images == 200
-    third = commits(tmp_path)
-    third.claim({})
-    assert [commit.images for commit in third.records()] == [200, 100]
 
 
 def test_later_epochs_come_first(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from aiohttp import ClientPayloadError
 from botocore import exceptions
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
+from botocore.session import Session
 from s3fs.errors import translate_boto_error
 from s3transfer.exceptions import RetriesExceededError
 
@@ -75,6 +76,8 @@ def failing(error: BaseException, times: int) -> Callable[[], str]:
         exceptions.ConnectTimeoutError(error="hang", **URL), exceptions.ConnectionClosedError(**URL),
         exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2), exceptions.ResponseStreamingError(error="cut"),
         exceptions.FlexibleChecksumError(error_msg="altered on the way"), ResponseParserError("no XML"),
+        exceptions.CredentialRetrievalError(provider="container-role", error_msg="timed out"),
+        exceptions.MetadataRetrievalError(error_msg="timed out"),
         RetriesExceededError(exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2)),
         translate_boto_error(answer("SlowDown", 503)), translate_boto_error(answer("500", 500)), ClientPayloadError("cut short"),
         ConnectionResetError(errno.ECONNRESET, "reset"), TimeoutError("hang"),
@@ -109,6 +112,26 @@ def test_what_will_not_pass_is_told_at_once_in_one_line(error: Exception, messag
         endure(failing(error, 1), 120, WHERE)
     assert clock.waits == []
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("error", [answer("InvalidObjectState", 403), translate_boto_error(answer("InvalidObjectState", 403))])
+def test_an_object_in_an_archive_is_no_matter_of_credentials(error: Exception, clock: Clock) -> None:
+    with pytest.raises(PermissionError, match="in an archive"):
+        endure(failing(error, 1), 120, WHERE)
+
+
+def test_a_store_can_be_bounded(clock: Clock, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what is rooted in one of its folders; without a bound a write is tried for longer."""
+    monkeypatch.setattr(s3_store, "client", failing(answer("SlowDown", 503), 10**6))
+    bounded = open_store(f"{s3}/run").bounded(20).at("pairs")
+    for store, seconds in ((bounded, 20), (open_store(f"{s3}/run"), s3_store.WRITE_S)):
+        with pytest.raises(Unreachable, match=f"given up after trying again for {seconds:.0f} s"):
+            store.write("file", b"")
+
+
+def test_credentials_of_a_role_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By boto3, which asks once of itself."""
+    assert Session().get_config_variable("metadata_service_num_attempts") == s3_store.ROLE_TRIES
 
 
 def test_a_skewed_clock_is_told_even_of_an_answer_without_a_body(clock: Clock) -> None:

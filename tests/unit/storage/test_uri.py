@@ -171,9 +171,11 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(open_store("s3://b"), S3Store)
     assert open_store("s3://b/").uri == "s3://b"
     assert open_store("s3://b/x/y/").uri == "s3://b/x/y"
-    for wrong, words in (("gs://b/x", "scheme 'gs'"), ("s3://", "names no bucket"), ("", "empty")):
+    mistakes = {"gs://b/x": "scheme 'gs'", "s3://": "names no bucket", "": "empty", "s3:/b/x": "two slashes", "s3:": "its bucket"}
+    for wrong, words in mistakes.items():
         with pytest.raises(InputError, match=words):
             open_store(wrong)
+    assert open_store("./s3:/b").uri == str(tmp_path / "s3:/b") and open_store("a:b/c").uri == str(tmp_path / "a:b/c")
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../../x", "a//b", ".", "a/./b"])

@@ -235,6 +235,29 @@ def test_export_is_what_was_committed(unbroken: RunFolder) -> None:
     assert about["fps"] == pytest.approx(float(np.median(ShardSet.open(unbroken.data).fps)))
 
 
+def test_the_best_commit_feeds_stage_2(data: ShardSet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The one with the smallest Frechet distance, or the next one that is whole; each says who it is by its one weight."""
+    from mvgan.train.state import to_bytes
+
+    folder = open_run(str(tmp_path / "run"), dataclasses.replace(RUN, codes=dataclasses.replace(RUN.codes, select="best")), data.uri)
+    commits = folder.commits("pairs")
+    epoch = commits.claim({})
+    for images, frechet in ((8, 3.0), (16, 1.0), (24, 2.0), (32, 4.0)):
+        state = to_bytes({"ema": {"weight": torch.tensor([float(images)])}})
+        commits.write(images, epoch, {"state.pt": state}, {"complete": images == 32, "frechet": frechet})
+
+    def exported() -> float:
+        export_weights(folder, "pairs")
+        return float(load(folder.store.read("export/generator.safetensors"))["weight"])
+
+    assert exported() == 16
+    for best, then in ((16, 24), (24, 8)):
+        (path,) = Path(folder.uri).glob(f"pairs/data/{best:012d}-*/state.pt")
+        path.write_bytes(path.read_bytes()[:-1])
+        assert exported() == then
+        assert f"commit {best:012d}-00001, the best by its Frechet distance, is passed over" in caplog.text
+
+
 def test_a_step_moves_as_much_as_time(tiny_run: RunFolder) -> None:
     """Reference: eq. 5 by numpy, n^T J^T J n a^2, equals the mean square between real frames two strides apart."""
     tensors = load(tiny_run.store.read("export/codes.safetensors"))
