@@ -26,7 +26,7 @@ def demo() -> Run:
         ),
         codes=Codes(epsilon=0.01, tolerance=1e-5),
         video=Video(
-            total_clips=1600, batch=8, hidden=256, residual=0.045, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
+            total_clips=1600, batch=8, hidden=256, residual=0.03, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
             tick_clips=160, commit_clips=800,
         ),
     )  # fmt: skip
