@@ -22,7 +22,7 @@ def demo() -> Run:
         network=Network(z_dim=512, w_dim=512, mapping_layers=4, channel_base=1024, channel_max=128, noise=False, precision="fp32"),
         pairs=Pairs(
             total_kimg=20, batch=8, lr=0.005, r1_gamma=6.0, pl_weight=0.0, style_mixing=0.0, ema_kimg=3.0,
-            ema_rampup=0.15, tick_kimg=0.5, commit_kimg=5, evaluations=4,
+            ema_rampup=0.15, tick_kimg=0.4, commit_kimg=5, evaluations=4,
         ),
         codes=Codes(epsilon=0.01, tolerance=1e-5),
         video=Video(
