@@ -15,9 +15,10 @@ from pathlib import Path
 import boto3
 import pytest
 
-from mvgan.storage.commit import Commit, Commits
+from mvgan.storage.commit import Commits
 from mvgan.storage.uri import open_store
 from tests.s3.proxy import FaultProxy, Rule
+from tests.unit.storage.hooked import content, newest
 
 
 ROOT = Path(__file__).parents[2]
@@ -41,16 +42,6 @@ def cut(kind: str, at: int) -> list[Rule]:
 
 def commits(uri: str) -> Commits:
     return Commits(open_store(uri), "pairs")
-
-
-def newest(found: Commits) -> Commit:
-    commit = found.newest()
-    assert commit is not None
-    return commit
-
-
-def content(found: Commits, commit: Commit) -> dict[str, bytes]:
-    return {file: found.read(commit, file) for file in commit.files}
 
 
 def requests_of_a_commit(proxy: FaultProxy, bucket: str, new: dict[str, bytes]) -> int:
