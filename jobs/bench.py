@@ -11,7 +11,7 @@ from jobs._cli import main
 from mvgan.bench import data, windows
 from mvgan.bench.harness import Benchmark, compare, require, summary, table
 from mvgan.config import InputError, Run
-from mvgan.distributed.bench import streamed_pairs
+from mvgan.distributed.bench import stream_tasks, streamed_pairs
 from mvgan.validation import validate
 
 
@@ -59,7 +59,7 @@ def _data(flags: Flags) -> Benchmark:
         raise InputError(f"--storage {flags.storage} is no s3:// prefix; give one, or leave it away to measure local shards only")
     run, videos, shards = _shards(flags)
     copy = data.copy_shards(shards, f"{flags.storage.rstrip('/')}/{Path(shards).name}") if flags.storage else None
-    return data.benchmark(videos, shards, copy, run, streamed_pairs)
+    return data.benchmark(videos, shards, copy, run, streamed_pairs, stream_tasks())
 
 
 def _windows(flags: Flags) -> Benchmark:

@@ -1,6 +1,7 @@
 """Benchmark `data`: pairs from shards against random access to the videos, and the plain loop against the stream of training.
 
-All sides draw the same pairs, on one core.
+All sides draw the same pairs. The plain loop runs once for each task of the stream, which takes all cores; the other sides
+are one thread.
 """
 
 import itertools
@@ -29,13 +30,16 @@ OPEN_VIDEOS = 64
 """Videos that random access keeps open."""
 
 
-def benchmark(videos: str, data: str, copy: str | None, run: Run, streamed: Callable[[str, Run], Iterator[int]]) -> Benchmark:
+Pairs = Callable[[str, Run], Iterator[int]]
+
+
+def benchmark(videos: str, data: str, copy: str | None, run: Run, streamed: Pairs, tasks: int) -> Benchmark:
     """The comparison on local `videos`, the shards made of them at `data`, and their copy on S3, if any.
 
-    streamed: gives the pairs of the stream of training; it comes from outside, as it needs a cluster.
+    streamed: gives the pairs of the stream of training, from `tasks` tasks at once; it comes from outside, as it needs a cluster.
     """
     sides = [
-        Side("shards", from_shards, (data, run)),
+        Side("shards", from_shards, (data, run), tasks),
         Side("stream", streamed, (data, run)),
         Side("opencv", by_random_access, (videos, data, run)),
         Side("shards, uncached", from_shards, (data, run, False)),

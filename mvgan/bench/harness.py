@@ -1,12 +1,11 @@
-"""What all benchmarks share: sides that take turns, each turn in a process of its own on one core, medians, table and JSON."""
+"""What all benchmarks share: sides that take turns, each turn in a process of its own, medians, table and JSON."""
 
 import json
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,7 +14,7 @@ from mvgan.config import InputError
 
 
 SAMPLE_S = 0.5
-"""Time between two looks at the memory of a turn."""
+"""Time between two looks at the memory of a turn that warms up."""
 TICK_S = 0.01
 """What Linux counts CPU time in."""
 MB = 2**20
@@ -25,19 +24,21 @@ MB = 2**20
 class Side:
     """One side of a comparison: `steps(*arguments)` works without end and yields how many items each step has finished.
 
-    It is called in a fresh process, so both are of the kind that can be sent there; it is closed when its turn is over.
+    It is called in a fresh process, or in several at once, so both are of the kind that can be sent there; it is closed
+    when its turn is over.
     """
 
     name: str
     steps: Callable[..., Iterator[int]]
     arguments: tuple[Any, ...] = ()
+    processes: int = 1
 
 
 @dataclass(frozen=True)
 class Turn:
     """What a side did in one turn, after its warm-up. CPU time and memory are those of all its processes together.
 
-    peak_mb: most proportional set size (a page shared by n processes counts 1/n in each), of the warm-up too.
+    peak_mb: most proportional set size (a page shared by n processes counts 1/n in each) in the warm-up and at the end.
     """
 
     items: int
@@ -107,42 +108,68 @@ def compare(benchmark: Benchmark, rounds: int, seconds: float, warm_s: float) ->
 
 
 def take_turn(side: Side, seconds: float, warm_s: float) -> Turn:
-    """One turn of a side in a process of its own. Raises InputError that the side raised, RuntimeError when it failed otherwise."""
+    """One turn of a side in processes of its own. Raises InputError that the side raised, RuntimeError when it failed otherwise."""
     psutil = require("psutil", "psutil")
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_turn, args=(side, seconds, warm_s, theirs))
-    child.start()
-    theirs.close()
-    try:
-        peak = 0.0
-        while not ours.poll(SAMPLE_S):
-            peak = max(peak, sum(_memory(psutil, process) for process in _family(psutil, child.pid)))
-        answer = ours.recv()
-    except EOFError:
-        child.join()
-        raise RuntimeError(f"side {side.name!r} failed with exit status {child.exitcode}; its error stands above") from None
-    finally:
-        ours.close()
-        child.join()
-    if isinstance(answer, InputError):
-        raise answer
-    items, wall_s, cpu_s = answer
-    return Turn(items, wall_s, cpu_s, peak / MB)
+    with ExitStack() as ended:
+        children = [_Child(side, seconds, warm_s, ended) for _ in range(side.processes)]
+        looks = []
+        while not all(child.measures(SAMPLE_S) for child in children):
+            looks.append(sum(_memory(psutil, child.process.pid) for child in children))
+        # Nobody looks at the memory while it is measured: that would take its time.
+        figures = [child.figures() for child in children]
+        looks.append(sum(_memory(psutil, child.process.pid) for child in children))
+    wall_s = sum(figure[1] for figure in figures) / side.processes
+    return Turn(sum(figure[0] for figure in figures), wall_s, sum(figure[2] for figure in figures), max(looks) / MB)
+
+
+class _Child:
+    """A process that takes a turn; ends with `ended`."""
+
+    def __init__(self, side: Side, seconds: float, warm_s: float, ended: ExitStack) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = side.name
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_turn, args=(side, seconds, warm_s, theirs))
+        self.process.start()
+        theirs.close()
+        ended.callback(self.process.join)
+        ended.callback(self._pipe.close)  # by which the process knows that it may end
+        self._measures = False
+
+    def measures(self, wait_s: float) -> bool:
+        """Whether its warm-up is over; waits for that, but no longer than told."""
+        if not self._measures and self._pipe.poll(wait_s):
+            self._receive()
+            self._measures = True
+        return self._measures
+
+    def figures(self) -> tuple[int, float, float]:
+        """Items, wall and CPU seconds of its turn."""
+        found: tuple[int, float, float] = self._receive()
+        return found
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(f"side {self._name!r} failed with exit status {self.process.exitcode}; its error stands above") from None
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
 
 
 def _turn(side: Side, seconds: float, warm_s: float, out: Connection) -> None:
-    """Runs in the turn's own process, which its children share one core with."""
+    """Runs in the turn's own process: says when it is measured, gives its figures, and stays until its memory was looked at."""
     psutil = require("psutil", "psutil")
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:
         with closing(side.steps(*side.arguments)) as steps:  # type: ignore[type-var]
             _work(steps, warm_s)
+            out.send(None)
             cpu_s, started = _cpu_s(psutil), time.monotonic()
             items = _work(steps, seconds)
-            figures = (items, time.monotonic() - started, _cpu_s(psutil) - cpu_s)
-            time.sleep(SAMPLE_S)  # a turn of any length has its memory looked at
-            out.send(figures)
+            out.send((items, time.monotonic() - started, _cpu_s(psutil) - cpu_s))
+            out.poll(None)
     except InputError as error:
         out.send(error)
 
@@ -164,11 +191,15 @@ def _family(psutil: Any, pid: int | None) -> list[Any]:
         return []
 
 
-def _memory(psutil: Any, process: Any) -> float:
-    try:
-        return float(process.memory_full_info().pss)
-    except psutil.NoSuchProcess:  # ended since the family was listed
-        return 0.0
+def _memory(psutil: Any, pid: int | None) -> float:
+    """Proportional set size of a process and all below it, in bytes."""
+    total = 0.0
+    for process in _family(psutil, pid):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.NoSuchProcess:  # ended since the family was listed
+            continue
+    return total
 
 
 def _cpu_s(psutil: Any) -> float:

@@ -101,6 +101,11 @@ class Windows:
         """Items of every window."""
         return self.pieces_per_window * self.items_per_piece
 
+    @property
+    def frames_per_item(self) -> int:
+        """Frames of every item: 2 of a pair."""
+        return len(self.options[0])
+
     def __getitem__(self, index: int) -> tuple[Item, ...]:
         if index < 0:
             raise ValueError(f"window indices start at 0; got {index}")

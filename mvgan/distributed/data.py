@@ -1,5 +1,6 @@
 """Windows through Ray Data: each worker has its own ordered stream of the windows of its logical shards."""
 
+import ctypes
 import functools
 import math
 from collections.abc import Iterator
@@ -22,14 +23,17 @@ from mvgan.train.ranks import Ranks
 from mvgan.train.session import Batches, batches_from_windows, group_of, num_shards, plan_of, window_at, windows_of
 
 
-WINDOWS_PER_TASK = 8
-"""Windows that one decoding task yields one by one: what a lost task repeats."""
+BLOCK_BYTES = 8 * 2**20
+"""Most bytes of a block, but for a window that is larger alone. Each block costs Ray some milliseconds, whatever its size."""
 
-TASKS_PER_SEGMENT = 1024
+TASK_BYTES = 128 * 2**20
+"""Most bytes that a decoding task gives, block by block: what a lost task repeats."""
+
+TASKS_PER_SEGMENT = 256
 """Tasks of one execution of Ray Data, which lists them all, each an object in the store, before the first begins."""
 
-BLOCK_BYTES = 64 * 2**20
-"""Most bytes of a block, but for a window that is larger alone."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
 
 STORE_SHARE = 0.25
 """Share of the object store that the streams of all workers may fill together."""
@@ -37,17 +41,22 @@ STORE_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Limits:
-    """What one stream may use: logical CPUs of its tasks, and bytes of blocks that wait in the object store."""
+    """What one stream may use: decoding tasks at once, and bytes of blocks that wait in the object store."""
 
-    cpus: float
+    tasks: int
     store_bytes: float
 
     @classmethod
     def of_cluster(cls, world: int) -> "Limits":
-        """An equal share for each of `world` workers of what the cluster has beside them."""
+        """An equal share for each of `world` workers of what the cluster has beside them: a task for each CPU, and at least one."""
         total = ray.cluster_resources()
-        cpus = max(DECODE_CPUS, (total.get("CPU", 1) - world) / world)
-        return cls(cpus, STORE_SHARE * total.get("object_store_memory", 2**30) / world)
+        tasks = max(1, int((total.get("CPU", 1) - world) / world))
+        return cls(tasks, STORE_SHARE * total.get("object_store_memory", 2**30) / world)
+
+    @property
+    def task_bytes(self) -> float:
+        """Most bytes that a task gives: of all tasks at once they fit the store twice, else the later ones keep the first from going on."""
+        return min(TASK_BYTES, self.store_bytes / self.tasks / 2)
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,23 @@ class Source:
 @functools.lru_cache(maxsize=2)
 def _opened(source: Source) -> tuple[ShardSet, Windows]:
     """The shards and windows of a source, once a process: a manifest of many videos takes longer to read than a window."""
+    _keep_freed_memory()
     shards = ShardSet.open(source.data, verify=False)
     if shards.content_hash != source.content_hash:
         raise InputError(f"{source.data} is another shard set than when training started; leave it as it was, or start a new run")
     return shards, windows_of(source.run, shards, source.stage)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what this process frees, instead of giving it back and having it cleared for the next piece.
+
+    That took up to 15 % of the time of a decoding process: glibc raises these limits by itself only when arrays happen
+    to be freed in the right order. Other C libraries have no such limits.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
 
 
 @dataclass(frozen=True)
@@ -77,21 +99,35 @@ class WindowStream:
     images: int
     ranks: Ranks
     items_per_window: int
+    window_bytes: int
     count: int
     limits: Limits
 
+    @property
+    def windows_per_block(self) -> int:
+        """Windows that a decoding task gives at once."""
+        return max(1, int(min(BLOCK_BYTES, self.limits.task_bytes) // self.window_bytes))
+
+    @property
+    def windows_per_task(self) -> int:
+        """Windows of a decoding task."""
+        return self.windows_per_block * max(1, int(self.limits.task_bytes // (self.windows_per_block * self.window_bytes)))
+
     def rows(self) -> Iterator[tuple[int, np.ndarray]]:
         """(window index, uint8 [items, frames, 3, h, w]) in order. The arrays lie in the object store: read only."""
-        tasks = math.ceil(self.count / WINDOWS_PER_TASK)
+        tasks = math.ceil(self.count / self.windows_per_task)
         for first in range(0, tasks, TASKS_PER_SEGMENT):
             dataset = self._segment(first, min(TASKS_PER_SEGMENT, tasks - first))
-            for row in dataset.iter_batches(batch_size=1, prefetch_batches=2, batch_format="numpy"):
-                yield int(row["window"][0]), row["frames"][0]
+            # Blocks as they are: batches of a size would be copied together.
+            for block in dataset.iter_batches(batch_size=None, prefetch_batches=2, batch_format="numpy"):
+                yield from zip(block["window"].tolist(), block["frames"], strict=True)
 
-    def windows_of_task(self, task: int) -> Iterator[int]:
-        """The windows that a task decodes: a function of its number, so that no list of them travels."""
-        for place in range(task * WINDOWS_PER_TASK, min((task + 1) * WINDOWS_PER_TASK, self.count)):
-            yield window_at(place, self.images, self.ranks, self.items_per_window)
+    def blocks_of_task(self, task: int) -> Iterator[list[int]]:
+        """The windows that a task decodes, block by block: a function of its number, so that no list of them travels."""
+        end = min((task + 1) * self.windows_per_task, self.count)
+        for first in range(task * self.windows_per_task, end, self.windows_per_block):
+            places = range(first, min(first + self.windows_per_block, end))
+            yield [window_at(place, self.images, self.ranks, self.items_per_window) for place in places]
 
     def _segment(self, first: int, tasks: int) -> Dataset:
         # Not ray.data.range, which would be a task of one CPU before each of ours.
@@ -99,11 +135,13 @@ class WindowStream:
         decode = functools.partial(_decode, stream=self)
         dataset = numbers.map_batches(decode, batch_size=1, num_cpus=DECODE_CPUS)
         set_pace(dataset.context)
-        dataset.context.target_max_block_size = BLOCK_BYTES
+        # Ray puts what a task yields together until it is larger than this: what is yielded at once is just so.
+        dataset.context.target_max_block_size = self.windows_per_block * self.window_bytes - 1
+        dataset.context.memory_usage_poll_interval_s = None
         dataset.context.raise_original_map_exception = True
         options = dataset.context.execution_options
         options.preserve_order = True
-        options.resource_limits = ExecutionResources(cpu=self.limits.cpus, object_store_memory=self.limits.store_bytes)
+        options.resource_limits = ExecutionResources(cpu=self.limits.tasks * DECODE_CPUS, object_store_memory=self.limits.store_bytes)
         return dataset
 
 
@@ -111,8 +149,9 @@ def _decode(batch: dict[str, np.ndarray], stream: WindowStream) -> Iterator[dict
     """The body of a decoding task."""
     shards, windows = _opened(stream.source)
     for task in batch["item"].tolist():
-        for index in stream.windows_of_task(task):
-            yield {"window": np.array([index]), "frames": decode_window(shards, windows[index])[None]}
+        for indices in stream.blocks_of_task(task):
+            decoded = [decode_window(shards, windows[index]) for index in indices]
+            yield {"window": np.array(indices), "frames": np.stack(decoded) if len(decoded) > 1 else decoded[0][None]}
 
 
 class WindowStreams(DataConfig):
@@ -139,10 +178,12 @@ class WindowStreams(DataConfig):
 def window_stream(source: Source, shards: ShardSet, start: int, end: int, rank: int, world: int, limits: Limits) -> WindowStream:
     """The windows that worker `rank` needs to go from `start` to `end` samples of all workers."""
     ranks = Ranks(num_shards(source.run, source.stage), group_of(source.run, source.stage), rank, world)
-    items = windows_of(source.run, shards, source.stage).items_per_window
+    windows = windows_of(source.run, shards, source.stage)
     steps = (end - start) // ranks.batch
-    turns = math.ceil((steps * ranks.group + items) / items)
-    return WindowStream(source, start, ranks, items, turns * len(ranks.hosted), limits)
+    turns = math.ceil((steps * ranks.group + windows.items_per_window) / windows.items_per_window)
+    frame_bytes = 3 * shards.resolution**2
+    window_bytes = windows.items_per_window * windows.frames_per_item * frame_bytes
+    return WindowStream(source, start, ranks, windows.items_per_window, window_bytes, turns * len(ranks.hosted), limits)
 
 
 def streamed_batches(stream: WindowStream) -> Batches:

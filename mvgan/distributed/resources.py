@@ -22,7 +22,7 @@ from mvgan.config import Ended, InputError, Resources
 logger = logging.getLogger(__name__)
 
 DECODE_CPUS = 0.5
-"""CPUs of one decoding task."""
+"""Logical CPUs that one decoding task asks for. It keeps a whole core busy; with half of one, small clusters have room for it."""
 
 STREAM_THREADS = ("StreamingExecutor", "iter_threaded")
 """Names of Ray Data's threads in a process that reads a stream."""
@@ -68,13 +68,17 @@ def _connect(resources: Resources) -> None:
         return
     ray.init(
         address="local",
-        # Logical CPUs: one a worker, and the machine's own for decoding and tasks beside them.
-        num_cpus=resources.workers + max(2, os.cpu_count() or 1),
+        num_cpus=own_cpus(resources),
         object_store_memory=_object_store_bytes(),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+
+
+def own_cpus(resources: Resources) -> int:
+    """Logical CPUs of a cluster of this process's own: one a worker, and the machine's for decoding and tasks beside them."""
+    return resources.workers + max(2, os.cpu_count() or 1)
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def _bounded(max_hours: float) -> Iterator[None]:
 
 def _object_store_bytes() -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(2 * 1024**3, memory // 5)
+    return min(2**30, memory // 8)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from mvgan.train.session import window_order
 
 
 RUN = Run(resolution=16, pairs=Pairs(pieces_per_window=2, pairs_per_piece=2, batch=8, group=4, mirror=True))
+WINDOW_BYTES = 4 * 2 * 3 * 16**2
 MB = 2**20
 
 
@@ -42,16 +43,18 @@ def source(shards: ShardSet) -> Source:
 
 def stream(shards: ShardSet, windows: int, limits: Limits | None = None) -> WindowStream:
     """The first `windows` windows of the first of two workers."""
-    return WindowStream(source(shards), 0, Ranks(2, 4, 0, 2), 4, windows, limits or Limits(1, 8 * MB))
+    return WindowStream(source(shards), 0, Ranks(2, 4, 0, 2), 4, WINDOW_BYTES, windows, limits or Limits(2, 8 * MB))
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_stream_gives_the_windows_of_the_plain_loop(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the ends of tasks and of segments, in the middle of a run, for a worker that hosts several logical shards."""
+    monkeypatch.setattr(data, "BLOCK_BYTES", 3 * WINDOW_BYTES + 1)
+    monkeypatch.setattr(data, "TASK_BYTES", 7 * WINDOW_BYTES)
     monkeypatch.setattr(data, "TASKS_PER_SEGMENT", 2)
     ranks = Ranks(5, 4, 1, 2)
     windows = pair_windows(shards, RUN)
-    part = WindowStream(source(shards), 140, ranks, windows.items_per_window, 37, Limits(1, 8 * MB))
+    part = WindowStream(source(shards), 140, ranks, windows.items_per_window, WINDOW_BYTES, 37, Limits(2, 8 * MB))
     found = [(index, frames.copy()) for index, frames in part.rows()]
     assert [index for index, _ in found] == list(itertools.islice(window_order(140, ranks, windows.items_per_window), 37))
     for index, frames in found:
@@ -60,15 +63,30 @@ def test_a_stream_gives_the_windows_of_the_plain_loop(shards: ShardSet, monkeypa
 
 def test_what_travels_does_not_grow_with_the_run(shards: ShardSet) -> None:
     """25 million pairs; and a task is as long as in a short run."""
-    long = window_stream(source(shards), shards, 0, 25_000_000, 1, 2, Limits(1, 8 * MB))
+    long = window_stream(source(shards), shards, 0, 25_000_000, 1, 2, Limits(2, 8 * MB))
+    assert long.window_bytes == WINDOW_BYTES
     assert long.count == pytest.approx(25_000_000 / 2 / 4, rel=1e-3)
     assert len(dumps(long)) < len(dumps(stream(shards, 1))) + 100 < 10_000
-    assert len(list(long.windows_of_task(1000))) == data.WINDOWS_PER_TASK
-    last = (long.count - 1) // data.WINDOWS_PER_TASK
-    by_tasks = [index for task in (0, last) for index in long.windows_of_task(task)]
-    expected = window_order(0, long.ranks, 4)
-    assert by_tasks[: data.WINDOWS_PER_TASK] == list(itertools.islice(expected, data.WINDOWS_PER_TASK))
-    assert len(by_tasks) == data.WINDOWS_PER_TASK + long.count - last * data.WINDOWS_PER_TASK
+    last = (long.count - 1) // long.windows_per_task
+    first, rest = (list(itertools.chain(*long.blocks_of_task(task))) for task in (0, last))
+    assert len(first) * WINDOW_BYTES == pytest.approx(2 * MB, rel=0.01)
+    assert first == list(itertools.islice(window_order(0, long.ranks, 4), long.windows_per_task))
+    assert len(rest) == long.count - last * long.windows_per_task
+
+
+@pytest.mark.parametrize("window", [1000, WINDOW_BYTES, 5 * MB, 25 * MB, 200 * MB])
+@pytest.mark.parametrize("limits", [Limits(2, 8 * MB), Limits(1, 256 * MB), Limits(15, 9000 * MB)])
+def test_blocks_and_tasks_are_of_whole_windows_and_bounded(shards: ShardSet, window: int, limits: Limits) -> None:
+    """But for a window that is larger alone: blocks of 8 MiB, tasks of 128 MiB, half of the store for all tasks at once."""
+    part = dataclasses.replace(stream(shards, 1000, limits), window_bytes=window)
+    most = min(128 * MB, limits.store_bytes / 2 / limits.tasks)
+    block, task = part.windows_per_block, part.windows_per_task
+    assert block == 1 or block * window <= min(8 * MB, most) < (block + 1) * window
+    assert task % block == 0
+    assert task == block or task * window <= most < (task + block) * window
+    blocks = [indices for number in range(-(-1000 // task)) for indices in part.blocks_of_task(number)]
+    assert max(map(len, blocks)) == min(block, 1000)
+    assert list(itertools.chain(*blocks)) == list(itertools.islice(window_order(0, part.ranks, 4), 1000))
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -91,7 +109,7 @@ def test_scheduling_is_paced(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) 
 
     def steps_per_s(pause: float) -> float:
         monkeypatch.setattr(pace, "STEP_S", pause)
-        rows = stream(shards, 4000, Limits(1, 1 * MB)).rows()
+        rows = stream(shards, 4000, Limits(2, 1 * MB)).rows()
         next(rows)
         before, started = next(steps), time.monotonic()
         time.sleep(1.5)

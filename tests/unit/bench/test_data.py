@@ -95,10 +95,11 @@ def nothing(shards: str, run: Run) -> Iterator[int]:
 
 
 def test_what_is_compared() -> None:
-    local = data.benchmark("videos", "shards", None, RUN, nothing)
+    local = data.benchmark("videos", "shards", None, RUN, nothing, 3)
     assert local.ratios[0].name == "shards, uncached / opencv", "the figure that the issue asks for first, of a set larger than memory"
-    both = data.benchmark("videos", "shards", "s3://bucket/shards", RUN, nothing)
+    both = data.benchmark("videos", "shards", "s3://bucket/shards", RUN, nothing, 3)
     assert [side.arguments[0] for side in both.sides] == ["shards", "shards", "videos", "shards", "s3://bucket/shards"]
+    assert {side.name: side.processes for side in local.sides} == {"shards": 3, "stream": 1, "opencv": 1, "shards, uncached": 1}
     for found in (local, both, windows.benchmark("shards", RUN)):
         names = [side.name for side in found.sides]
         assert len(set(names)) == len(names) and {name for r in found.ratios for name in (r.fast, r.slow)} <= set(names)

@@ -1,7 +1,7 @@
 """Turns of sides whose speed, CPU time and memory are known, and the arithmetic of the result by hand."""
 
+import itertools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -34,14 +34,13 @@ def burning_in_children() -> Iterator[int]:
         yield 1
 
 
-def on_one_core() -> Iterator[int]:
-    if len(os.sched_getaffinity(0)) != 1:
-        raise RuntimeError("more than one core")
-    yield from sleeping(1)
-
-
 def mistaken() -> Iterator[int]:
     yield 1
+    raise InputError("no such thing; give another")
+
+
+def mistaken_later() -> Iterator[int]:
+    yield from itertools.islice(sleeping(1), 2)
     raise InputError("no such thing; give another")
 
 
@@ -70,13 +69,16 @@ def test_memory_is_the_peak_of_the_turn() -> None:
     assert 95 < large - small < 140
 
 
-def test_a_turn_has_one_core_of_its_own() -> None:
-    assert take_turn(Side("core", on_one_core), 0.1, 0).items >= 1
+def test_several_processes_count_together() -> None:
+    turn = take_turn(Side("three", sleeping, (1, 100), 3), 0.3, 0.1)
+    assert 0.5 * turn.wall_s / 0.02 < turn.items / 3 <= turn.wall_s / 0.02 + 1
+    assert turn.peak_mb > 300
 
 
 def test_failures_are_told() -> None:
-    with pytest.raises(InputError, match="no such thing"):
-        take_turn(Side("mistaken", mistaken), 0.3, 0)
+    for side in (mistaken, mistaken_later):
+        with pytest.raises(InputError, match="no such thing"):
+            take_turn(Side("mistaken", side), 0.3, 0)
     with pytest.raises(RuntimeError, match="'failing' failed with exit status 1"):
         take_turn(Side("failing", failing), 0.3, 0)
 
