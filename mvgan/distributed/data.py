@@ -82,8 +82,8 @@ def _opened(source: Source) -> tuple[ShardSet, Windows]:
 def _keep_freed_memory() -> None:
     """Have the C library keep what this process frees, instead of giving it back and having it cleared for the next piece.
 
-    That took up to 15 % of the time of a decoding process: glibc raises these limits by itself only when arrays happen
-    to be freed in the right order. Other C libraries have no such limits.
+    That took some 4 % of the time of a decoding process: glibc raises these limits by itself, but less in some processes
+    than in others. Other C libraries have no such limits.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -137,7 +137,7 @@ class WindowStream:
         set_pace(dataset.context)
         # Ray puts what a task yields together until it is larger than this: what is yielded at once is just so.
         dataset.context.target_max_block_size = self.windows_per_block * self.window_bytes - 1
-        dataset.context.memory_usage_poll_interval_s = None
+        dataset.context.memory_usage_poll_interval_s = None  # a thread in each decoding process, for statistics
         dataset.context.raise_original_map_exception = True
         options = dataset.context.execution_options
         options.preserve_order = True
