@@ -55,7 +55,7 @@ class Limits:
 
     @property
     def task_bytes(self) -> float:
-        """Most bytes that a task gives: of all tasks at once they fit the store twice, else the later ones keep the first from going on."""
+        """Most bytes that a task gives: all tasks at once fill half of the store, as later ones wait in it for the first."""
         return min(TASK_BYTES, self.store_bytes / self.tasks / 2)
 
 
