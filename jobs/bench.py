@@ -59,7 +59,7 @@ def _data(flags: Flags) -> Benchmark:
         raise InputError(f"--storage {flags.storage} is no s3:// prefix; give one, or leave it away to measure local shards only")
     run, videos, shards = _shards(flags)
     copy = data.copy_shards(shards, f"{flags.storage.rstrip('/')}/{Path(shards).name}") if flags.storage else None
-    return data.benchmark(videos, shards, copy, run, streamed_pairs, stream_tasks())
+    return data.benchmark(videos, shards, copy, run, streamed_pairs, stream_tasks(shards, run))
 
 
 def _windows(flags: Flags) -> Benchmark:

@@ -15,6 +15,7 @@ import numpy as np
 import mvgan.data.shards
 from mvgan.bench.harness import Benchmark, Ratio, Side, require
 from mvgan.config import InputError, Run
+from mvgan.data.decode import keep_freed_memory
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import MANIFEST, ShardSet
 from mvgan.data.synthetic import FPS, draw_content, draw_motion, render_clip
@@ -85,7 +86,8 @@ def copy_shards(data: str, to: str) -> str:
 
 
 def from_shards(data: str, run: Run, cached: bool = True) -> Iterator[int]:
-    """Decode windows one after another, in this process. Not `cached`: as if the set were far larger than memory."""
+    """Decode windows one after another, in this process. Not `cached`: no row group is kept; each is read again from its file."""
+    keep_freed_memory()  # as the tasks of the stream do
     if not cached:
         mvgan.data.shards.CACHED_BYTES = 0
     shards = ShardSet.open(data, verify=False)

@@ -38,7 +38,8 @@ class Side:
 class Turn:
     """What a side did in one turn, after its warm-up. CPU time and memory are those of all its processes together.
 
-    peak_mb: most proportional set size (a page shared by n processes counts 1/n in each) in the warm-up and at the end.
+    peak_mb: most proportional set size (a page shared by n processes counts 1/n in each) that was seen twice a second
+    until the warm-up was over, and at the end.
     """
 
     items: int
@@ -115,7 +116,9 @@ def take_turn(side: Side, seconds: float, warm_s: float) -> Turn:
         looks = []
         while not all(child.measures(SAMPLE_S) for child in children):
             looks.append(sum(_memory(psutil, child.process.pid) for child in children))
-        # Nobody looks at the memory while it is measured: that would take its time.
+        # Nobody looks at the memory from here on: that would take the time of what is measured.
+        for child in children:
+            child.begin()
         figures = [child.figures() for child in children]
         looks.append(sum(_memory(psutil, child.process.pid) for child in children))
     wall_s = sum(figure[1] for figure in figures) / side.processes
@@ -143,6 +146,10 @@ class _Child:
             self._measures = True
         return self._measures
 
+    def begin(self) -> None:
+        """Have it measured from now on: the processes of a side all at the same time."""
+        self._pipe.send(None)
+
     def figures(self) -> tuple[int, float, float]:
         """Items, wall and CPU seconds of its turn."""
         found: tuple[int, float, float] = self._receive()
@@ -164,14 +171,18 @@ def _turn(side: Side, seconds: float, warm_s: float, out: Connection) -> None:
     psutil = require("psutil", "psutil")
     try:
         with closing(side.steps(*side.arguments)) as steps:  # type: ignore[type-var]
+            next(steps)  # to start is no part of the warm-up
             _work(steps, warm_s)
             out.send(None)
+            out.recv()
             cpu_s, started = _cpu_s(psutil), time.monotonic()
             items = _work(steps, seconds)
             out.send((items, time.monotonic() - started, _cpu_s(psutil) - cpu_s))
             out.poll(None)
     except InputError as error:
         out.send(error)
+    except (EOFError, BrokenPipeError):  # another process of the side has failed, and the turn is off
+        return
 
 
 def _work(steps: Iterator[int], seconds: float) -> int:

@@ -1,10 +1,9 @@
 """Windows through Ray Data: each worker has its own ordered stream of the windows of its logical shards."""
 
-import ctypes
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ray.train import DataConfig
 from torch import Tensor
 
 from mvgan.config import InputError, Run
+from mvgan.data.decode import keep_freed_memory
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Windows, decode_window
 from mvgan.distributed.pace import set_pace
@@ -23,20 +23,20 @@ from mvgan.train.ranks import Ranks
 from mvgan.train.session import Batches, batches_from_windows, group_of, num_shards, plan_of, window_at, windows_of
 
 
-BLOCK_BYTES = 8 * 2**20
-"""Most bytes of a block, but for a window that is larger alone. Each block costs Ray some milliseconds, whatever its size."""
+BLOCK_BYTES, BLOCK_WINDOWS = 32 * 2**20, 16
+"""Most of a block, but for a window that is larger alone. Each block costs Ray some 20 ms, whatever its size; the first batch
+waits for a whole one."""
 
 TASK_BYTES = 128 * 2**20
 """Most bytes that a decoding task gives, block by block: what a lost task repeats."""
 
 TASKS_PER_SEGMENT = 256
-"""Tasks of one execution of Ray Data, which lists them all, each an object in the store, before the first begins."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of malloc.h."""
+"""Tasks of one execution of Ray Data, which lists them all, each an object in the store, before the first begins. The next
+execution begins when this one is read: training then waits for its first block."""
 
 STORE_SHARE = 0.25
-"""Share of the object store that the streams of all workers may fill together."""
+"""Share of the object store that the streams of all workers may fill together. While the block that is read next is missing,
+Ray lets the tasks that run give the rest of theirs beyond it: at most half as much again."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,19 @@ class Limits:
     store_bytes: float
 
     @classmethod
+    def of(cls, cpus: float, store_bytes: float, world: int) -> "Limits":
+        """An equal share for each of `world` workers of what a cluster has beside them: a task for each CPU, and at least one."""
+        return cls(max(1, int((cpus - world) / world)), STORE_SHARE * store_bytes / world)
+
+    @classmethod
     def of_cluster(cls, world: int) -> "Limits":
-        """An equal share for each of `world` workers of what the cluster has beside them: a task for each CPU, and at least one."""
+        """The same, of the cluster that this process is connected to."""
         total = ray.cluster_resources()
-        tasks = max(1, int((total.get("CPU", 1) - world) / world))
-        return cls(tasks, STORE_SHARE * total.get("object_store_memory", 2**30) / world)
+        return cls.of(total.get("CPU", 1), total.get("object_store_memory", 2**30), world)
+
+    def for_windows(self, window_bytes: int) -> "Limits":
+        """With no more tasks than can each keep a window in half of the store."""
+        return replace(self, tasks=max(1, min(self.tasks, int(self.store_bytes / 2 // window_bytes))))
 
     @property
     def task_bytes(self) -> float:
@@ -72,28 +80,19 @@ class Source:
 @functools.lru_cache(maxsize=2)
 def _opened(source: Source) -> tuple[ShardSet, Windows]:
     """The shards and windows of a source, once a process: a manifest of many videos takes longer to read than a window."""
-    _keep_freed_memory()
+    keep_freed_memory()
     shards = ShardSet.open(source.data, verify=False)
     if shards.content_hash != source.content_hash:
         raise InputError(f"{source.data} is another shard set than when training started; leave it as it was, or start a new run")
     return shards, windows_of(source.run, shards, source.stage)
 
 
-def _keep_freed_memory() -> None:
-    """Have the C library keep what this process frees, instead of giving it back and having it cleared for the next piece.
-
-    That took some 4 % of the time of a decoding process: glibc raises these limits by itself, but less in some processes
-    than in others. Other C libraries have no such limits.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
-
-
 @dataclass(frozen=True)
 class WindowStream:
-    """The next `count` windows after `images` samples of the worker that `ranks` names, decoded by tasks of Ray Data."""
+    """The next `count` windows after `images` samples of the worker that `ranks` names, decoded by tasks of Ray Data.
+
+    A task decodes `windows_per_task` windows and gives `windows_per_block` of them at once.
+    """
 
     source: Source
     images: int
@@ -102,16 +101,8 @@ class WindowStream:
     window_bytes: int
     count: int
     limits: Limits
-
-    @property
-    def windows_per_block(self) -> int:
-        """Windows that a decoding task gives at once."""
-        return max(1, int(min(BLOCK_BYTES, self.limits.task_bytes) // self.window_bytes))
-
-    @property
-    def windows_per_task(self) -> int:
-        """Windows of a decoding task."""
-        return self.windows_per_block * max(1, int(self.limits.task_bytes // (self.windows_per_block * self.window_bytes)))
+    windows_per_block: int
+    windows_per_task: int
 
     def rows(self) -> Iterator[tuple[int, np.ndarray]]:
         """(window index, uint8 [items, frames, 3, h, w]) in order. The arrays lie in the object store: read only."""
@@ -183,7 +174,15 @@ def window_stream(source: Source, shards: ShardSet, start: int, end: int, rank: 
     turns = math.ceil((steps * ranks.group + windows.items_per_window) / windows.items_per_window)
     frame_bytes = 3 * shards.resolution**2
     window_bytes = windows.items_per_window * windows.frames_per_item * frame_bytes
-    return WindowStream(source, start, ranks, windows.items_per_window, window_bytes, turns * len(ranks.hosted), limits)
+    limits = limits.for_windows(window_bytes)
+    sizes = windows_together(limits, window_bytes)
+    return WindowStream(source, start, ranks, windows.items_per_window, window_bytes, turns * len(ranks.hosted), limits, *sizes)
+
+
+def windows_together(limits: Limits, window_bytes: int) -> tuple[int, int]:
+    """How many windows go into a block and into a task: at least one, and whole blocks into a task."""
+    block = max(1, min(BLOCK_WINDOWS, int(min(BLOCK_BYTES, limits.task_bytes) // window_bytes)))
+    return block, block * max(1, int(limits.task_bytes // (block * window_bytes)))
 
 
 def streamed_batches(stream: WindowStream) -> Batches:

@@ -69,7 +69,7 @@ def _connect(resources: Resources) -> None:
     ray.init(
         address="local",
         num_cpus=own_cpus(resources),
-        object_store_memory=_object_store_bytes(),
+        object_store_memory=own_store_bytes(resources),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
@@ -78,7 +78,13 @@ def _connect(resources: Resources) -> None:
 
 def own_cpus(resources: Resources) -> int:
     """Logical CPUs of a cluster of this process's own: one a worker, and the machine's for decoding and tasks beside them."""
-    return resources.workers + max(2, os.cpu_count() or 1)
+    return resources.workers + max(2, len(os.sched_getaffinity(0)))
+
+
+def own_store_bytes(resources: Resources) -> int:
+    """Object store of such a cluster: 1 GiB a worker, of which the streams fill a part, and at most an eighth of the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(resources.workers * 2**30, memory // 8)
 
 
 @contextmanager
@@ -99,11 +105,6 @@ def _bounded(max_hours: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _object_store_bytes() -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(2**30, memory // 8)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import threading
 import time
 
@@ -10,13 +11,13 @@ import pytest
 import ray
 from ray.cloudpickle import dumps
 
-from mvgan.config import InputError, Pairs, Run
+from mvgan.config import InputError, Pairs, Resources, Run
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
 from mvgan.data.windows import decode_window, pair_windows
-from mvgan.distributed import data, pace, resources
-from mvgan.distributed.data import Limits, Source, WindowStream, window_stream
+from mvgan.distributed import bench, data, pace, resources
+from mvgan.distributed.data import Limits, Source, WindowStream, window_stream, windows_together
 from mvgan.train.ranks import Ranks
 from mvgan.train.session import window_order
 
@@ -43,19 +44,19 @@ def source(shards: ShardSet) -> Source:
 
 def stream(shards: ShardSet, windows: int, limits: Limits | None = None) -> WindowStream:
     """The first `windows` windows of the first of two workers."""
-    return WindowStream(source(shards), 0, Ranks(2, 4, 0, 2), 4, WINDOW_BYTES, windows, limits or Limits(2, 8 * MB))
+    limits = limits or Limits(2, 8 * MB)
+    return WindowStream(source(shards), 0, Ranks(2, 4, 0, 2), 4, WINDOW_BYTES, windows, limits, *windows_together(limits, WINDOW_BYTES))
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_stream_gives_the_windows_of_the_plain_loop(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the ends of tasks and of segments, in the middle of a run, for a worker that hosts several logical shards."""
-    monkeypatch.setattr(data, "BLOCK_BYTES", 3 * WINDOW_BYTES + 1)
-    monkeypatch.setattr(data, "TASK_BYTES", 7 * WINDOW_BYTES)
     monkeypatch.setattr(data, "TASKS_PER_SEGMENT", 2)
     ranks = Ranks(5, 4, 1, 2)
     windows = pair_windows(shards, RUN)
-    part = WindowStream(source(shards), 140, ranks, windows.items_per_window, WINDOW_BYTES, 37, Limits(2, 8 * MB))
+    part = WindowStream(source(shards), 140, ranks, windows.items_per_window, WINDOW_BYTES, 37, Limits(2, 8 * MB), 3, 6)
     found = [(index, frames.copy()) for index, frames in part.rows()]
+    assert [len(list(part.blocks_of_task(task))) for task in range(7)] == [2] * 6 + [1]
     assert [index for index, _ in found] == list(itertools.islice(window_order(140, ranks, windows.items_per_window), 37))
     for index, frames in found:
         np.testing.assert_array_equal(frames, decode_window(shards, windows[index]))
@@ -69,7 +70,7 @@ def test_what_travels_does_not_grow_with_the_run(shards: ShardSet) -> None:
     assert len(dumps(long)) < len(dumps(stream(shards, 1))) + 100 < 10_000
     last = (long.count - 1) // long.windows_per_task
     first, rest = (list(itertools.chain(*long.blocks_of_task(task))) for task in (0, last))
-    assert len(first) * WINDOW_BYTES == pytest.approx(2 * MB, rel=0.01)
+    assert 0 <= 2 * MB - len(first) * WINDOW_BYTES < long.windows_per_block * WINDOW_BYTES
     assert first == list(itertools.islice(window_order(0, long.ranks, 4), long.windows_per_task))
     assert len(rest) == long.count - last * long.windows_per_task
 
@@ -77,16 +78,34 @@ def test_what_travels_does_not_grow_with_the_run(shards: ShardSet) -> None:
 @pytest.mark.parametrize("window", [1000, WINDOW_BYTES, 5 * MB, 25 * MB, 200 * MB])
 @pytest.mark.parametrize("limits", [Limits(2, 8 * MB), Limits(1, 256 * MB), Limits(15, 9000 * MB)])
 def test_blocks_and_tasks_are_of_whole_windows_and_bounded(shards: ShardSet, window: int, limits: Limits) -> None:
-    """But for a window that is larger alone: blocks of 8 MiB, tasks of 128 MiB, half of the store for all tasks at once."""
-    part = dataclasses.replace(stream(shards, 1000, limits), window_bytes=window)
+    """Blocks of 32 MiB and 16 windows, tasks of 128 MiB, half of the store for all tasks at once; but for a window that is
+    larger alone, which then has the store for itself."""
+    limits = limits.for_windows(window)
+    assert limits.tasks == 1 or limits.tasks * window <= limits.store_bytes / 2
     most = min(128 * MB, limits.store_bytes / 2 / limits.tasks)
-    block, task = part.windows_per_block, part.windows_per_task
-    assert block == 1 or block * window <= min(8 * MB, most) < (block + 1) * window
+    block, task = windows_together(limits, window)
+    assert block == 1 or (block * window <= min(32 * MB, most) and block <= 16)
+    assert block == 16 or min(32 * MB, most) < (block + 1) * window
     assert task % block == 0
     assert task == block or task * window <= most < (task + block) * window
+    part = dataclasses.replace(stream(shards, 1000), windows_per_block=block, windows_per_task=task)
     blocks = [indices for number in range(-(-1000 // task)) for indices in part.blocks_of_task(number)]
     assert max(map(len, blocks)) == min(block, 1000)
     assert list(itertools.chain(*blocks)) == list(itertools.islice(window_order(0, part.ranks, 4), 1000))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_shares_of_a_cluster_are_equal() -> None:
+    """Of four CPUs and a store of 200 MiB, as the session has: one worker leaves three, two leave one each."""
+    assert Limits.of_cluster(1).tasks == 3 and Limits.of_cluster(2).tasks == 1 and Limits.of_cluster(4).tasks == 1
+    assert Limits.of_cluster(2).store_bytes == pytest.approx(25 * MB, rel=0.01)
+    assert Limits.of_cluster(2) == Limits.of(4, ray.cluster_resources()["object_store_memory"], 2)
+
+
+def test_benchmarks_know_how_many_tasks_decode_at_once(shards: ShardSet) -> None:
+    """As many as the CPUs of this machine, with a store that has room for them."""
+    alone = resources.own_cpus(Resources()) - 1
+    assert bench.stream_tasks(shards.uri, RUN) == alone == max(2, len(os.sched_getaffinity(0)))
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -28,6 +28,21 @@ def sleeping(items: int, megabytes: int = 0) -> Iterator[int]:
         yield items
 
 
+def large_at_first(megabytes: int) -> Iterator[int]:
+    """Gives back what it has taken before the first second of its warm-up is over."""
+    kept = bytearray(bytes(range(256)) * (megabytes * 4096))
+    yield 1
+    time.sleep(1)
+    kept.clear()
+    yield from sleeping(1)
+
+
+def slow_to_start() -> Iterator[int]:
+    time.sleep(0.5)
+    yield 1
+    yield from sleeping(1)
+
+
 def burning_in_children() -> Iterator[int]:
     while True:
         subprocess.run([sys.executable, "-S", "-c", BURN], check=True)
@@ -67,6 +82,14 @@ def test_cpu_time_of_children_counts() -> None:
 def test_memory_is_the_peak_of_the_turn() -> None:
     small, large = (take_turn(Side("memory", sleeping, (1, megabytes)), 0.3, 0).peak_mb for megabytes in (0, 100))
     assert 95 < large - small < 140
+    small, large = (take_turn(Side("memory", large_at_first, (megabytes,)), 0.3, 1.2).peak_mb for megabytes in (0, 100))
+    assert 95 < large - small < 240, "what it needs in its warm-up alone"
+
+
+def test_the_start_is_no_part_of_the_warm_up() -> None:
+    """Reference: its clock. A turn without warm-up has no item of the slow start."""
+    turn = take_turn(Side("slow", slow_to_start), 0.3, 0)
+    assert turn.items >= 0.5 * turn.wall_s / 0.02
 
 
 def test_several_processes_count_together() -> None:
