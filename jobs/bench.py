@@ -34,10 +34,10 @@ class Flags:
     """Local folder for the clips and shards, which the next benchmark uses again."""
     rounds: int = 3
     """Turns of each side."""
-    seconds: float = 8
+    seconds: float = 10
     """Length of a turn."""
-    warm_seconds: float = 3
-    """Time before each turn that is not counted."""
+    warm_seconds: float = 8
+    """Time between the first items of a turn and its measured part."""
 
 
 def run(flags: Flags) -> None:
