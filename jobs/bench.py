@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs._cli import main
-from mvgan.bench import data, windows
+from mvgan.bench import data, step, windows
 from mvgan.bench.harness import Benchmark, compare, require, summary, table
 from mvgan.config import InputError, Run
-from mvgan.distributed.bench import stream_tasks, streamed_pairs
 from mvgan.validation import validate
 
 
@@ -19,13 +18,17 @@ from mvgan.validation import validate
 class Flags:
     """Flags of this verb."""
 
-    name: Annotated[Literal["data", "windows"], tyro.conf.Positional]
+    name: Annotated[Literal["data", "windows", "step"], tyro.conf.Positional]
     """data: pairs from shards against OpenCV's random access, and the plain loop against Ray Data. windows: pairs per
-    piece and pieces per window."""
+    piece and pieces per window. step: training of stage 1 against the same networks as the papers write them."""
     resolution: int = 256
     """Frame size in pixels, a power of two."""
     device: str = "cpu"
-    """Where it is computed."""
+    """Where it is computed: cpu (one core), or cuda (step)."""
+    channel_base: int | None = None
+    """Channels times resolution (step); without it 4096 on a CPU, with at most 256 channels, else 32768 with at most 512."""
+    batch: int | None = None
+    """Pairs of a step (step); without it 8 on a CPU, else 32."""
     videos: str | None = None
     """Local folder of videos; without it clips of twice the resolution with a key frame every 250 frames are rendered."""
     storage: str | None = None
@@ -42,7 +45,7 @@ class Flags:
 
 def run(flags: Flags) -> None:
     """Measure and print."""
-    if flags.device != "cpu":
+    if flags.name != "step" and flags.device != "cpu":
         raise InputError(f"benchmark {flags.name} decodes on the CPU and knows no device {flags.device!r}; leave --device away")
     if flags.rounds < 1 or flags.seconds <= 0 or flags.warm_seconds < 0:
         raise InputError("there is nothing to measure; give --rounds and --seconds above 0 and --warm-seconds of at least 0")
@@ -54,6 +57,8 @@ def run(flags: Flags) -> None:
 
 
 def _data(flags: Flags) -> Benchmark:
+    from mvgan.distributed.bench import stream_tasks, streamed_pairs  # the other benchmarks need no Ray
+
     require("cv2", "opencv-python-headless")
     if flags.storage is not None and not flags.storage.startswith("s3://"):
         raise InputError(f"--storage {flags.storage} is no s3:// prefix; give one, or leave it away to measure local shards only")
@@ -67,6 +72,15 @@ def _windows(flags: Flags) -> Benchmark:
     return windows.benchmark(shards, run)
 
 
+def _step(flags: Flags) -> Benchmark:
+    on_cpu = flags.device == "cpu"
+    base, batch = flags.channel_base or (4096 if on_cpu else 32768), flags.batch or (8 if on_cpu else 32)
+    measured = step.Step(flags.resolution, flags.device, base, 256 if on_cpu else 512, batch)
+    step.check(measured)
+    validate(measured.run("fp32"))
+    return step.benchmark(measured)
+
+
 def _shards(flags: Flags) -> tuple[Run, str, str]:
     """The settings that are measured, the videos, and the shards made of them."""
     run = validate(Run(resolution=flags.resolution))
@@ -75,7 +89,7 @@ def _shards(flags: Flags) -> tuple[Run, str, str]:
     return run, videos, data.make_shards(videos, flags.out, run)
 
 
-BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {"data": _data, "windows": _windows}
+BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {"data": _data, "windows": _windows, "step": _step}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -39,13 +40,14 @@ class Turn:
     """What a side did in one turn, after its warm-up. CPU time and memory are those of all its processes together.
 
     peak_mb: most proportional set size (a page shared by n processes counts 1/n in each) that was seen twice a second
-    until the warm-up was over, and at the end.
+    until the warm-up was over, and at the end. device_mb: most memory of tensors on the GPU, 0 without one.
     """
 
     items: int
     wall_s: float
     cpu_s: float
     peak_mb: float
+    device_mb: float = 0.0
 
     @property
     def per_s(self) -> float:
@@ -104,6 +106,7 @@ def compare(benchmark: Benchmark, rounds: int, seconds: float, warm_s: float) ->
             turn = take_turn(side, seconds, warm_s)
             turns[side.name].append(turn)
             figures = f"{turn.per_s:.1f} {benchmark.unit}/s, {turn.per_core_s:.1f} per core, {turn.peak_mb:.0f} MB"
+            figures += f", {turn.device_mb:.0f} MB on the GPU" if turn.device_mb else ""
             print(f"round {number + 1}/{rounds}: {side.name}: {figures}", flush=True)
     return turns
 
@@ -122,7 +125,8 @@ def take_turn(side: Side, seconds: float, warm_s: float) -> Turn:
         figures = [child.figures() for child in children]
         looks.append(sum(_memory(psutil, child.process.pid) for child in children))
     wall_s = sum(figure[1] for figure in figures) / side.processes
-    return Turn(sum(figure[0] for figure in figures), wall_s, sum(figure[2] for figure in figures), max(looks) / MB)
+    cpu_s, device_mb = sum(figure[2] for figure in figures), sum(figure[3] for figure in figures) / MB
+    return Turn(sum(figure[0] for figure in figures), wall_s, cpu_s, max(looks) / MB, device_mb)
 
 
 class _Child:
@@ -150,9 +154,9 @@ class _Child:
         """Have it measured from now on: the processes of a side all at the same time."""
         self._pipe.send(None)
 
-    def figures(self) -> tuple[int, float, float]:
-        """Items, wall and CPU seconds of its turn."""
-        found: tuple[int, float, float] = self._receive()
+    def figures(self) -> tuple[int, float, float, int]:
+        """Items, wall and CPU seconds of its turn, and the most bytes on a GPU."""
+        found: tuple[int, float, float, int] = self._receive()
         return found
 
     def _receive(self) -> Any:
@@ -177,7 +181,7 @@ def _turn(side: Side, seconds: float, warm_s: float, out: Connection) -> None:
             out.recv()
             cpu_s, started = _cpu_s(psutil), time.monotonic()
             items = _work(steps, seconds)
-            out.send((items, time.monotonic() - started, _cpu_s(psutil) - cpu_s))
+            out.send((items, time.monotonic() - started, _cpu_s(psutil) - cpu_s, _device_bytes()))
             out.poll(None)
     except InputError as error:
         out.send(error)
@@ -224,6 +228,12 @@ def _cpu_s(psutil: Any) -> float:
     return total
 
 
+def _device_bytes() -> int:
+    """Most bytes of tensors on this process's GPU so far."""
+    torch = sys.modules.get("torch")  # a side without it has none there
+    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() and torch.cuda.is_initialized() else 0
+
+
 def table(benchmark: Benchmark, turns: dict[str, list[Turn]]) -> str:
     """The medians of each side, as Markdown."""
     lines = [f"| side | {benchmark.unit}/s | {benchmark.unit}/s per core | peak MB |", "|---|---|---|---|"]
@@ -239,12 +249,14 @@ def medians(turns: Sequence[Turn]) -> dict[str, float]:
         "per_s": statistics.median(turn.per_s for turn in turns),
         "per_core_s": statistics.median(turn.per_core_s for turn in turns),
         "peak_mb": max(turn.peak_mb for turn in turns),
+        "device_mb": max(turn.device_mb for turn in turns),
     }
 
 
 def summary(benchmark: Benchmark, turns: dict[str, list[Turn]]) -> str:
     """The result as one line of JSON."""
     figures = {side.name: medians(turns[side.name]) for side in benchmark.sides}
+    on_gpu = {name: round(figure["device_mb"], 1) for name, figure in figures.items()}
     ratios = {ratio.name: round(ratio.of(turns), 3) for ratio in benchmark.ratios}
     return json.dumps(
         {
@@ -256,5 +268,6 @@ def summary(benchmark: Benchmark, turns: dict[str, list[Turn]]) -> str:
             "ratio": next(iter(ratios.values())),
             "ratios": ratios,
             "peak_mb": {name: round(figure["peak_mb"], 1) for name, figure in figures.items()},
+            **({"device_mb": on_gpu} if any(on_gpu.values()) else {}),
         }
     )

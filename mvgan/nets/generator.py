@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mvgan.config import Network, num_channels
-from mvgan.nets.ops import GAIN, Fir, Linear, leaky_relu, modulated_conv2d, normalize_second_moment
+from mvgan.nets.fir import upsample
+from mvgan.nets.ops import GAIN, Linear, leaky_relu, modulated_conv2d, normalize_second_moment
 
 
 Noise = Callable[[int, int], Tensor]
@@ -57,11 +58,11 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         if network.noise:
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.fir = Fir() if up else None
+        self.up = up
 
     def forward(self, x: Tensor, w: Tensor, noise: Noise | None) -> Tensor:
         """x [n, c, h, w], w [n, w_dim]; without `noise` the fixed map of this layer is used."""
-        x = modulated_conv2d(x, self.weight, self.affine(w), fir=self.fir, gain=GAIN)
+        x = modulated_conv2d(x, self.weight, self.affine(w), up=self.up, gain=GAIN)
         if self.noise_strength is not None:
             noise_map = self.noise_const if noise is None else noise(self.index, self.resolution)
             x = x + (noise_map * (GAIN * self.noise_strength)).to(x.dtype)
@@ -97,7 +98,6 @@ class SynthesisBlock(nn.Module):
         self.num_conv = 1 if self.conv0 is None else 2
         self.conv1 = SynthesisLayer(first_layer + self.num_conv - 1, channels, channels, network, resolution, up=False)
         self.to_frames = ToFrames(channels, num_colours, network.w_dim)
-        self.fir = Fir()
 
     def forward(
         self, x: Tensor | None, frames: Tensor | None, ws: list[Tensor], noise: Noise | None, dtype: torch.dtype | None
@@ -111,7 +111,7 @@ class SynthesisBlock(nn.Module):
             x = self.conv0(x.to(dtype), ws[0], noise)
         x = self.conv1(x, ws[self.num_conv - 1], noise)
         new = self.to_frames(x, ws[self.num_conv])
-        return x, new if frames is None else self.fir.upsample(frames) + new
+        return x, new if frames is None else upsample(frames) + new
 
 
 class Synthesis(nn.Module):

@@ -1,4 +1,4 @@
-"""Layers of StyleGAN2 in plain torch: equalised learning rate, FIR resampling, modulated convolution.
+"""Layers of StyleGAN2 in plain torch: equalised learning rate, modulated convolution.
 
 Source: Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN (StyleGAN2).
 """
@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-_FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+from mvgan.nets.fir import downsample, low_pass
 
 
 GAIN = math.sqrt(2)
@@ -48,55 +47,23 @@ class Linear(nn.Module):
         return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
 
 
-class Fir(nn.Module):
-    """Separable binomial low-pass filter (1, 3, 3, 1), as dense depthwise convolutions.
-
-    Source: StyleGAN2, Appendix B; the filter sums to 1 before gains.
-    """
-
-    kernel: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        taps = torch.tensor(_FIR_TAPS)
-        self.register_buffer("kernel", torch.outer(taps, taps) / taps.sum() ** 2, persistent=False)
-
-    def _depthwise(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        return (self.kernel * gain).to(x.dtype).expand(x.shape[1], 1, 4, 4)
-
-    def filter(self, x: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
-        """Filter [n, c, h, w], keeping every `stride`-th sample: [n, c, h + 2 padding - 3, ...]."""
-        return F.conv2d(x, self._depthwise(x, gain), padding=padding, stride=stride, groups=x.shape[1])
-
-    def upsample(self, x: Tensor) -> Tensor:
-        """Double the resolution of [n, c, h, w]; the gain of 4 makes up for the inserted zeros."""
-        return F.conv_transpose2d(x, self._depthwise(x, 4.0), stride=2, padding=1, groups=x.shape[1])
-
-    def downsample(self, x: Tensor) -> Tensor:
-        """Halve the resolution of [n, c, h, w]."""
-        # In float32: the backward of a strided depthwise convolution in bf16 is some 18 times slower on a CPU.
-        return self.filter(x.to(self.kernel.dtype), padding=1, stride=2).to(x.dtype)
-
-
-def modulated_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, fir: Fir | None = None, gain: float = 1.0
-) -> Tensor:
+def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0) -> Tensor:
     """Convolve each sample with its own style-scaled, demodulated kernel.
 
     The styles scale the inputs and the demodulation scales the outputs, which gives the grouped
     convolution of the paper without one kernel per sample.
 
     x [n, c_in, h, w], weight [c_out, c_in, k, k] with k odd, styles [n, c_in], gains around 1.
-    With `fir` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a
+    With `up` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a
     demodulated result.
     Source: StyleGAN2, Eq. 1 and 3.
     """
     scaled = x * styles.to(x.dtype)[:, :, None, None]
     kernel = weight.to(x.dtype)
-    if fir is None:
-        y = F.conv2d(scaled, kernel, padding=weight.shape[2] // 2)
+    if up:
+        y = low_pass(F.conv_transpose2d(scaled, kernel.transpose(0, 1), stride=2), padding=1, gain=4.0)
     else:
-        y = fir.filter(F.conv_transpose2d(scaled, kernel.transpose(0, 1), stride=2), padding=1, gain=4.0)
+        y = F.conv2d(scaled, kernel, padding=weight.shape[2] // 2)
     if demodulate:
         norm = styles.square() @ weight.square().sum(dim=(2, 3)).t()
         y = y * (gain * (norm + 1e-8).rsqrt()).to(y.dtype)[:, :, None, None]
@@ -116,14 +83,14 @@ class Conv2d(nn.Module):
         self.gain = gain
         self.weight_gain = gain / math.sqrt(in_channels * kernel_size**2)
         self.padding = kernel_size // 2
-        self.fir = Fir() if down else None
+        self.down = down
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, in_channels, h, w] -> [n, out_channels, h, w], or half of h and w with `down`."""
         kernel = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.gain).to(x.dtype)
-        if self.fir is None:
+        if not self.down:
             return F.conv2d(x, kernel, bias, padding=self.padding)
         if self.padding == 0:
-            return F.conv2d(self.fir.downsample(x), kernel, bias)
-        return F.conv2d(self.fir.filter(x, padding=2), kernel, bias, stride=2)
+            return F.conv2d(downsample(x), kernel, bias)
+        return F.conv2d(low_pass(x, padding=2), kernel, bias, stride=2)

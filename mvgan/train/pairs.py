@@ -97,6 +97,7 @@ class PairStage:
         torch.manual_seed(seed_of(run.seed, "init"))
         self.generator = Generator(run.network, run.resolution).to(device)
         self.discriminator = Discriminator(run.network, run.resolution).to(device)
+        self.noise_shapes = self.generator.synthesis.noise_shapes()
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.pl_mean = torch.zeros([], device=device)
         self.augmentation = Augmentation(run, ranks, device)
@@ -139,7 +140,7 @@ class PairStage:
     def _step_generator(self, progress: Progress) -> dict[str, Tensor]:
         draws = self.draws("generator", progress)
         self.discriminator.requires_grad_(False)
-        loss, w = self._g_main(*self._latents(draws), draws.noise(), self.augmentation.shown(draws))
+        loss, w = self._g_main(*self._latents(draws), draws.noise(self.noise_shapes), self.augmentation.shown(draws))
         stepped = self.guard.descend("G", self.g_optimizer, loss, progress.images)
         self.discriminator.requires_grad_(True)
         if not stepped:
@@ -153,7 +154,7 @@ class PairStage:
         draws = self.draws("path_length", progress, max(1, self.ranks.group // 2))
         latents = self._latents(draws)
         y = draws.normal(2, 3, self.run.resolution, self.run.resolution)
-        loss, mean = self._path_length(*latents, y, draws.noise(), self.pl_mean)
+        loss, mean = self._path_length(*latents, y, draws.noise(self.noise_shapes), self.pl_mean)
         if not self.guard.descend("path length", self.g_optimizer, loss, progress.images):
             return {}
         self.pl_mean = mean
@@ -164,7 +165,7 @@ class PairStage:
         with torch.no_grad():
             ws = mixed_ws(self.generator, *self._latents(draws))
             shown = self.augmentation.shown(draws)
-            fake, real = shown(self.generator.synthesis(ws, draws.noise())), shown(real)
+            fake, real = shown(self.generator.synthesis(ws, draws.noise(self.noise_shapes))), shown(real)
         loss, real_logits, fake_logits = self._d_main(real, fake)
         if not self.guard.descend("D", self.d_optimizer, loss, progress.images):
             return {}

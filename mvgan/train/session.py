@@ -236,7 +236,7 @@ def generated_pairs(generator: Generator, run: Run, count: int, device: torch.de
     for start in range(0, count, 64):
         draws = Draws(run.seed, purpose, start, [0], min(64, count - start), device)
         w = generator.mapping(draws.normal(run.network.z_dim))
-        chunks.append(generator.synthesis(w, draws.noise(), torch.float32).clamp(-1, 1))
+        chunks.append(generator.synthesis(w, draws.noise(generator.synthesis.noise_shapes()), torch.float32).clamp(-1, 1))
     return torch.cat(chunks)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,14 @@ class Draws:
         """U(0, 1), [shards * group, *shape]."""
         return self._each(lambda g: torch.rand(self.group, *shape, generator=g, device=self.device))
 
-    def noise(self, repeats: int = 1) -> Callable[[int, int], Tensor]:
-        """Noise maps for the synthesis network; each sample's map is shared by `repeats` consecutive rows."""
-        return lambda _, resolution: self.normal(1, resolution, resolution).repeat_interleave(repeats, dim=0)
+    def noise(self, shapes: Mapping[int, int], repeats: int = 1) -> Callable[[int, int], Tensor]:
+        """Noise maps for the layers of `shapes`, by index and resolution; `repeats` consecutive rows share a sample's map.
+
+        Those of all layers are one draw a shard: one a layer would keep a GPU waiting for launches.
+        """
+        sizes = [resolution**2 for resolution in shapes.values()]
+        maps = dict(zip(shapes, self.normal(sum(sizes)).split(sizes, dim=1), strict=True))
+        return lambda layer, resolution: maps[layer].view(-1, 1, resolution, resolution).repeat_interleave(repeats, dim=0)
 
 
 def snapshot(state: Any) -> Any:

@@ -73,6 +73,7 @@ class VideoStage:
         self.run, self.ranks, self.device = run, ranks, device
         self.guard = Guard("video", ranks, run.max_skipped)
         self.pair_generator = generator.to(device).eval().requires_grad_(False)
+        self.noise_shapes = self.pair_generator.synthesis.noise_shapes()
         self.codes = codes.to(device)
         config = run.video
         torch.manual_seed(seed_of(run.seed, "video init"))
@@ -130,7 +131,7 @@ class VideoStage:
             draws = self._draws(f"video generator {index}", progress)
             w, e = self._latents(draws)
             flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
-            loss = self._g_phase(w, e, draws.noise(self.run.video.num_frames), real, flips)
+            loss = self._g_phase(w, e, draws.noise(self.noise_shapes, self.run.video.num_frames), real, flips)
             if self._descend("latent", loss, progress):
                 stats["g_loss"] = loss.detach()
         for net in self.discriminators.values():
@@ -142,7 +143,7 @@ class VideoStage:
         with torch.no_grad():
             w, e = self._latents(draws)
             ws = self.latent(w, e, self.codes, self.run.video.first)
-            fake = self.render(ws, draws.noise(self.run.video.num_frames))
+            fake = self.render(ws, draws.noise(self.noise_shapes, self.run.video.num_frames))
         flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
         stats: dict[str, Tensor] = {}
         for name, (r, f) in self.discriminator_inputs(real, fake, flips).items():

@@ -1,4 +1,4 @@
-"""FIR resampling and modulated convolution against loops over single samples, in float64."""
+"""Modulated convolution and layers against loops over single samples, in float64."""
 
 import math
 
@@ -8,74 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvgan.nets.ops import Conv2d, Fir, Linear, leaky_relu, modulated_conv2d, normalize_second_moment
-
-
-BINOMIAL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
-
-
-def correlate(x: np.ndarray, kernel: np.ndarray, padding: int) -> np.ndarray:
-    """Each output sample as the sum of products of its window: x [h, w], kernel [k, k]."""
-    x = np.pad(x, padding)
-    k = len(kernel)
-    out = np.zeros((x.shape[0] - k + 1, x.shape[1] - k + 1))
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            out[i, j] = (x[i : i + k, j : j + k] * kernel).sum()
-    return out
-
-
-def insert_zeros(x: np.ndarray) -> np.ndarray:
-    """[h, w] -> [2 h, 2 w] with a zero after each sample."""
-    out = np.zeros((2 * x.shape[0], 2 * x.shape[1]))
-    out[::2, ::2] = x
-    return out
-
-
-def per_map(x: Tensor, function: object) -> Tensor:
-    """`function` on each map [h, w] of x [n, c, h, w]."""
-    maps = [[function(channel.numpy()) for channel in sample] for sample in x]  # type: ignore[operator]
-    return torch.from_numpy(np.array(maps))
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@pytest.fixture
-def fir() -> Fir:
-    return Fir().double()
-
-
-@pytest.mark.parametrize(("padding", "gain", "stride"), [(1, 1.0, 1), (2, 1.0, 1), (1, 4.0, 2), (0, 0.5, 1)])
-def test_filter(fir: Fir, padding: int, gain: float, stride: int) -> None:
-    """Reference: padding and correlation by a loop."""
-    x = normal(2, 3, 6, 8)
-    expected = per_map(x, lambda m: gain * correlate(m, BINOMIAL, padding)[::stride, ::stride])
-    torch.testing.assert_close(fir.filter(x, padding, gain, stride), expected, rtol=0, atol=1e-12)
-
-
-def test_upsample(fir: Fir) -> None:
-    """Reference: zero insertion, padding by 2 before and 1 after, correlation (StyleGAN2's upsampling of images)."""
-    x = normal(2, 3, 4, 5)
-
-    def brute(m: np.ndarray) -> np.ndarray:
-        return correlate(np.pad(insert_zeros(m), (2, 1)), 4 * BINOMIAL, 0)
-
-    torch.testing.assert_close(fir.upsample(x), per_map(x, brute), rtol=0, atol=1e-12)
-
-
-def test_downsample(fir: Fir) -> None:
-    """Reference: correlation with a padding of 1, every second sample kept."""
-    x = normal(2, 3, 6, 8)
-    torch.testing.assert_close(fir.downsample(x), per_map(x, lambda m: correlate(m, BINOMIAL, 1)[::2, ::2]), rtol=0, atol=1e-12)
-
-
-def test_resampling_keeps_a_constant(fir: Fir) -> None:
-    """A filter that sums to 1 leaves a constant as it is, away from the border, up and down."""
-    x = torch.full((1, 1, 8, 8), 3.0, dtype=torch.float64)
-    for y in (fir.upsample(x), fir.downsample(x)):
-        torch.testing.assert_close(y[..., 2:-2, 2:-2], torch.full_like(y[..., 2:-2, 2:-2], 3.0))
+from mvgan.nets.ops import Conv2d, Linear, leaky_relu, modulated_conv2d, normalize_second_moment
+from tests.unit.nets.test_fir import BINOMIAL, correlate, insert_zeros, normal, per_map
 
 
 def grouped(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, up: bool) -> Tensor:
@@ -97,11 +31,11 @@ def grouped(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, up: boo
 
 @pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize(("kernel", "up"), [(3, False), (3, True), (1, False)])
-def test_modulated_convolution(fir: Fir, demodulate: bool, kernel: int, up: bool) -> None:
+def test_modulated_convolution(demodulate: bool, kernel: int, up: bool) -> None:
     """Reference: the grouped form of the paper, one kernel per sample."""
     x, weight = normal(3, 5, 6, 6), normal(4, 5, kernel, kernel, seed=1)
     styles = 1 + 0.5 * normal(3, 5, seed=2)
-    found = modulated_conv2d(x, weight, styles, demodulate=demodulate, fir=fir if up else None)
+    found = modulated_conv2d(x, weight, styles, demodulate=demodulate, up=up)
     torch.testing.assert_close(found, grouped(x, weight, styles, demodulate, up), rtol=1e-12, atol=1e-12)
 
 

@@ -20,7 +20,7 @@ def draws(seed: int = 0, purpose: str = "test", images: int = 64, shards: Any = 
 
 def drawn(source: Draws) -> list[Tensor]:
     """A series of all kinds, as a step draws them."""
-    noise = source.noise(2)
+    noise = source.noise({0: 4, 1: 8}, 2)
     return [source.normal(5), source.uniform(), noise(0, 4), noise(1, 8), source.normal(2, 3)]
 
 
@@ -62,7 +62,7 @@ def test_distributions() -> None:
 
 def test_noise_is_shared_by_the_frames_of_a_clip() -> None:
     """Rows of n clips with t frames each: one map per clip and layer, another for the next clip and layer."""
-    noise = draws(group=2).noise(4)
+    noise = draws(group=2).noise({0: 8, 1: 8}, 4)
     maps = noise(0, 8)
     assert maps.shape == (24, 1, 8, 8)
     clips = maps.reshape(6, 4, 64)

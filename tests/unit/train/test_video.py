@@ -84,10 +84,10 @@ def test_a_clip_of_one_w_has_one_noise_map() -> None:
     for block in stage.pair_generator.synthesis.blocks:
         torch.nn.init.ones_(block.conv1.noise_strength)
     draws = Draws(0, "test", 0, range(1), 2, CPU)
-    clips = stage.render(torch.randn(2, 1, 8).expand(2, 4, 8), draws.noise(4))
+    clips = stage.render(torch.randn(2, 1, 8).expand(2, 4, 8), draws.noise(stage.noise_shapes, 4))
     torch.testing.assert_close(clips[:, 0], clips[:, 2])
     torch.testing.assert_close(clips[:, 1], clips[:, 3])
-    other = stage.render(torch.randn(1, 1, 8).expand(2, 4, 8), draws.noise(4))
+    other = stage.render(torch.randn(1, 1, 8).expand(2, 4, 8), draws.noise(stage.noise_shapes, 4))
     assert not torch.allclose(other[0], other[1])
 
 
