@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs._cli import main
-from mvgan.bench import data, step, windows
+from mvgan.bench import data, frechet, step, windows
 from mvgan.bench.harness import Benchmark, compare, require, summary, table
 from mvgan.config import InputError, Run
 from mvgan.validation import validate
@@ -18,9 +18,10 @@ from mvgan.validation import validate
 class Flags:
     """Flags of this verb."""
 
-    name: Annotated[Literal["data", "windows", "step"], tyro.conf.Positional]
+    name: Annotated[Literal["data", "windows", "step", "frechet"], tyro.conf.Positional]
     """data: pairs from shards against OpenCV's random access, and the plain loop against Ray Data. windows: pairs per
-    piece and pieces per window. step: training of stage 1 against the same networks as the papers write them."""
+    piece and pieces per window. step: training of stage 1 against the same networks as the papers write them. frechet:
+    the Frechet distance against scipy's matrix root."""
     resolution: int = 256
     """Frame size in pixels, a power of two."""
     device: str = "cpu"
@@ -46,7 +47,7 @@ class Flags:
 def run(flags: Flags) -> None:
     """Measure and print."""
     if flags.name != "step" and flags.device != "cpu":
-        raise InputError(f"benchmark {flags.name} decodes on the CPU and knows no device {flags.device!r}; leave --device away")
+        raise InputError(f"benchmark {flags.name} runs on the CPU and knows no device {flags.device!r}; leave --device away")
     if flags.rounds < 1 or flags.seconds <= 0 or flags.warm_seconds < 0:
         raise InputError("there is nothing to measure; give --rounds and --seconds above 0 and --warm-seconds of at least 0")
     require("psutil", "psutil")
@@ -89,7 +90,12 @@ def _shards(flags: Flags) -> tuple[Run, str, str]:
     return run, videos, data.make_shards(videos, flags.out, run)
 
 
-BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {"data": _data, "windows": _windows, "step": _step}
+BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {
+    "data": _data,
+    "windows": _windows,
+    "step": _step,
+    "frechet": lambda _: frechet.benchmark(),
+}
 
 
 if __name__ == "__main__":

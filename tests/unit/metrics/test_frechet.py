@@ -11,6 +11,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from mvgan.metrics import frechet
 from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 
@@ -36,6 +37,16 @@ def test_equals_scipy_matrix_root(n: int) -> None:
     root = scipy.linalg.sqrtm(cov_a @ cov_b).real
     expected = float((a.mean(0) - b.mean(0)).square().sum()) + np.trace(cov_a + cov_b - 2 * root)
     assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-10 if n == 300 else 1e-5)
+
+
+@pytest.mark.parametrize("n", [300, 41, 40, 20])
+def test_both_ways_agree_and_the_faster_one_knows_its_limits(n: int) -> None:
+    """Reference: the singular values. The faster way is taken for 300 samples in 40 dimensions, never without full rank."""
+    a, b = (Moments.of(features(n, 40, seed)).covariance for seed in (0, 1))
+    fast = frechet._root_trace_of_full_rank(a, b)
+    assert (fast is not None) >= (n == 300) and (fast is None) >= (n <= 40)
+    if fast is not None:
+        torch.testing.assert_close(fast, frechet._root_trace(a, b), rtol=frechet.ACCURACY, atol=0)
 
 
 def test_equals_closed_forms() -> None:
