@@ -1,8 +1,8 @@
-"""Seeded features of frame pairs: a fixed random convolution network. Not FID: for following one training, not for papers.
+"""Seeded features of frame pairs and of clips: fixed random networks, for following one training. Neither FID nor FVD.
 
 Random filters with rectification and pooling tell colours, layout, sharpness and texture apart well enough to rank the
 states of one training, at no download. Motion is small beside content, so it has a branch of its own, which sees only
-the difference between the frames.
+the differences between frames.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,13 @@ from torch import Tensor
 
 
 LABEL = "seeded features, not FID"
+CLIP_LABEL = "seeded features of clips, not FVD"
 
 CONTENT, MOTION = 64, 32
 """Features of the pair as it is, and of the difference of its frames."""
+
+CLIP_CONTENT, CLIP_MOTION = 32, 64
+"""Features of a clip's mean frame, and of the differences of its consecutive frames."""
 
 WIDTHS = (24, 32, 48)
 """Channels of the three convolutions of a branch, each of stride 2."""
@@ -34,8 +38,24 @@ MAX_SIZE = 64
 """Larger frames are first averaged down to this size."""
 
 
-class PairFeatures:
-    """Maps frame pairs to features [n, 96], float32: the first 64 of content, the others of motion.
+class _Features:
+    """What both kinds share: batches, ranges and sizes of frames."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, batch: int = 128) -> Tensor:
+        """Features of `frames` [n, t, 3, h, w], uint8 or in [-1, 1] (clamped to it), on the CPU."""
+        parts = [self._features(_averaged_down(frames[i : i + batch].to(self._device))) for i in range(0, len(frames), batch)]
+        return torch.cat(parts).cpu()
+
+    def _features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class PairFeatures(_Features):
+    """Maps frame pairs [n, 2, 3, h, w] to features [n, 96], float32: the first 64 of content, the others of motion.
 
     The weights follow from `seed` alone, by numpy's Philox, so they are the same on every machine.
     """
@@ -43,45 +63,87 @@ class PairFeatures:
     dim = CONTENT + MOTION
 
     def __init__(self, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
         rng = np.random.Generator(np.random.Philox(seed))
         self._content = _Branch(6, CONTENT, rng, device)
         self._motion = _Branch(3, MOTION, rng, device)
-        self._device = device
 
-    @torch.no_grad()
     def __call__(self, frames: Tensor, batch: int = 128) -> Tensor:
-        """Features of `frames` [n, 2, 3, h, w], uint8 or in [-1, 1] (clamped to it), on the CPU."""
+        """As _Features has it. Raises ValueError for other shapes."""
         if frames.ndim != 5 or frames.shape[1:3] != (2, 3):
             raise ValueError(f"expected frame pairs [n, 2, 3, h, w], got {list(frames.shape)}")
-        parts = [self._features(frames[i : i + batch].to(self._device)) for i in range(0, len(frames), batch)]
-        return torch.cat(parts).cpu()
+        return super().__call__(frames, batch)
 
-    def _features(self, frames: Tensor) -> Tensor:
-        x = frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames.float().clamp(-1, 1)
-        x = x.flatten(1, 2)
-        if x.shape[-1] > MAX_SIZE or x.shape[-2] > MAX_SIZE:
-            x = F.adaptive_avg_pool2d(x, MAX_SIZE)
-        return torch.cat([self._content(x), self._motion(torch.tanh(MOTION_GAIN * (x[:, 3:] - x[:, :3])))], 1)
+    def _features(self, x: Tensor) -> Tensor:
+        return torch.cat([self._content(x.flatten(1, 2)), self._motion(torch.tanh(MOTION_GAIN * (x[:, 1] - x[:, 0])))], 1)
+
+
+class ClipFeatures(_Features):
+    """Maps clips [n, t, 3, h, w] of t >= 3 frames to features [n, 96], float32: the first 32 of content, the others of motion.
+
+    Content is that of the mean frame. Motion is what filters over space and time see of the differences between
+    consecutive frames: the mean and the deviation over time of their responses. Weights as those of PairFeatures.
+    """
+
+    dim = CLIP_CONTENT + CLIP_MOTION
+
+    def __init__(self, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
+        rng = np.random.Generator(np.random.Philox(seed))
+        self._content = _Branch(3, CLIP_CONTENT, rng, device)
+        self._motion = _Branch(3, CLIP_MOTION, rng, device, dims=3)
+
+    def __call__(self, frames: Tensor, batch: int = 64) -> Tensor:
+        """As _Features has it. Raises ValueError for other shapes."""
+        if frames.ndim != 5 or frames.shape[1] < 3 or frames.shape[2] != 3:
+            raise ValueError(f"expected clips [n, t, 3, h, w] of at least 3 frames, got {list(frames.shape)}")
+        return super().__call__(frames, batch)
+
+    def _features(self, x: Tensor) -> Tensor:
+        changes = torch.tanh(MOTION_GAIN * (x[:, 1:] - x[:, :-1])).transpose(1, 2)
+        return torch.cat([self._content(x.mean(1)), self._motion(changes)], 1)
+
+
+def _averaged_down(frames: Tensor) -> Tensor:
+    """Frames in [-1, 1], of at most MAX_SIZE a side."""
+    x = frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames.float().clamp(-1, 1)
+    if x.shape[-1] > MAX_SIZE or x.shape[-2] > MAX_SIZE:
+        x = F.adaptive_avg_pool2d(x.flatten(1, 2), MAX_SIZE).unflatten(1, x.shape[1:3])
+    return x
 
 
 class _Branch:
-    """Three random convolutions; the responses of each, on a coarse grid, are mixed by a random orthonormal projection."""
+    """Three random convolutions over `dims` dimensions, of stride 2 in space and 1 in time.
 
-    def __init__(self, channels: int, features: int, rng: np.random.Generator, device: torch.device | str) -> None:
-        sizes = [channels, *WIDTHS]
-        self._weights = [_normal(rng, device, n, m, 3, 3) * (2 / (9 * m)) ** 0.5 for m, n in pairwise(sizes)]
+    The responses of each, on a coarse grid (in time their mean and deviation), are mixed by a random orthonormal projection.
+    """
+
+    def __init__(self, channels: int, features: int, rng: np.random.Generator, device: torch.device | str, dims: int = 2) -> None:
+        sizes, taps = [channels, *WIDTHS], (3,) * dims
+        self._weights = [_normal(rng, device, n, m, *taps) * (2 / (3**dims * m)) ** 0.5 for m, n in pairwise(sizes)]
         self._biases = [_normal(rng, device, n) * 0.2 for n in WIDTHS]
-        responses = (sum(WIDTHS) * GRID**2, features)
+        responses = (sum(WIDTHS) * GRID**2 * (dims - 1), features)
         self._mix = torch.linalg.qr(_normal(rng, "cpu", *responses).double()).Q.float().to(device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        pooled = torch.cat([F.adaptive_avg_pool2d(response, GRID).flatten(1) for response in self._responses(x)], 1)
-        return torch.mm(pooled, self._mix)
+        return torch.mm(torch.cat([pooled for response in self._responses(x) for pooled in _pooled(response)], 1), self._mix)
 
     def _responses(self, x: Tensor) -> Iterator[Tensor]:
         for weight, bias in zip(self._weights, self._biases, strict=True):
-            x = F.leaky_relu(F.conv2d(x, weight, bias, stride=2, padding=1), 0.2)
+            if x.ndim == 5:
+                x = F.conv3d(x, weight, bias, stride=(1, 2, 2), padding=1)
+            else:
+                x = F.conv2d(x, weight, bias, stride=2, padding=1)
+            x = F.leaky_relu(x, 0.2)
             yield x
+
+
+def _pooled(response: Tensor) -> list[Tensor]:
+    """[n, c, h, w] on a coarse grid; of [n, c, t, h, w] the mean and the deviation over time: each [n, c * GRID**2]."""
+    if response.ndim == 4:
+        return [F.adaptive_avg_pool2d(response, GRID).flatten(1)]
+    grid = F.adaptive_avg_pool3d(response, (response.shape[2], GRID, GRID))
+    return [grid.mean(2).flatten(1), grid.std(2).flatten(1)]
 
 
 def _normal(rng: np.random.Generator, device: torch.device | str, *shape: int) -> Tensor:
