@@ -1,0 +1,88 @@
+"""Which clips of a data set a score is taken over: the choices that make published figures differ.
+
+One method has FVDs of 1729.6 and 625.87 on UCF101 by the choice of real clips (MoCoGAN-HD, issue 7): the first 2,048 videos in sorted
+order are those of some 16 of its 101 classes. So a figure is worth as much as the name of its protocol.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvgan.config import InputError
+
+
+COUNT = 2048
+"""Clips of a set in all protocols but `all-clips`."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A clip: `video` by its number in the data set, from frame `start` on."""
+
+    video: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How real clips are chosen, how many generated ones they are compared with, and how often all is done anew."""
+
+    name: str
+    what: str
+    """For people, in one line."""
+    choose: Callable[[Sequence[int], Sequence[int], int, np.random.Generator], list[Place]]
+    """(videos in sorted order of their names, their lengths, frames of a clip, randomness) -> clips."""
+    repeats: int = 1
+
+
+def real_clips(protocol: Protocol, names: Sequence[str], lengths: Sequence[int], num_frames: int, seed: int = 0) -> list[list[Place]]:
+    """The real clips of each repeat, of the videos with `names` and `lengths` in frames; the same for the same seed.
+
+    Videos shorter than a clip are left out. Raises InputError when fewer than two clips are left.
+    """
+    if len(names) != len(lengths):
+        raise ValueError(f"{len(names)} names for {len(lengths)} lengths")
+    long_enough = [video for video in sorted(range(len(names)), key=names.__getitem__) if lengths[video] >= num_frames]
+    rng = np.random.Generator(np.random.Philox(seed))
+    found = [protocol.choose(long_enough, lengths, num_frames, rng) for _ in range(protocol.repeats)] if long_enough else [[]]
+    if len(found[0]) < 2:
+        longest = max(lengths, default=0)
+        raise InputError(
+            f"protocol {protocol.name} needs at least two clips of {num_frames} frames; of {len(names)} videos {len(long_enough)} are long "
+            f"enough (the longest has {longest} frames); take shorter clips or other data"
+        )
+    return found
+
+
+def _first_videos(videos: Sequence[int], lengths: Sequence[int], num_frames: int, rng: np.random.Generator) -> list[Place]:
+    return [_random_clip(video, lengths, num_frames, rng) for video in videos[:COUNT]]
+
+
+def _random_videos(videos: Sequence[int], lengths: Sequence[int], num_frames: int, rng: np.random.Generator) -> list[Place]:
+    """Without replacement while there are enough videos; each as often as another, but for one, where there are fewer."""
+    rounds = [rng.permutation(videos) for _ in range(-(-COUNT // len(videos)))]
+    return [_random_clip(int(video), lengths, num_frames, rng) for video in np.concatenate(rounds)[:COUNT]]
+
+
+def _all_clips(videos: Sequence[int], lengths: Sequence[int], num_frames: int, rng: np.random.Generator) -> list[Place]:
+    return [Place(video, start) for video in videos for start in range(0, lengths[video] - num_frames + 1, num_frames)]
+
+
+def _random_clip(video: int, lengths: Sequence[int], num_frames: int, rng: np.random.Generator) -> Place:
+    return Place(video, int(rng.integers(lengths[video] - num_frames + 1)))
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "styleganv",
+            "a random clip of each of the first 2,048 videos in sorted order of their names (StyleGAN-V), of all where there are fewer",
+            _first_videos,
+        ),
+        Protocol("random-2048", "2,048 random clips of random videos, each video as often as another", _random_videos),
+        Protocol("all-clips", "all clips of all videos that do not overlap, from the first frame on", _all_clips),
+        Protocol("digan", "the mean of 10 repeats of random-2048 (DIGAN)", _random_videos, repeats=10),
+    )
+}
