@@ -164,6 +164,10 @@ class RoomLost:
     def __init__(self, resources: Resources) -> None:
         self.resources, self.since = resources, 0.0
 
+    def forget(self) -> None:
+        """Something was done: there is room."""
+        self.since = 0.0
+
     def check(self) -> None:
         """Raise Ended when the room has been missing for `resources.start_s`."""
         whole, _ = nodes()

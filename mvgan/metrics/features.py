@@ -5,6 +5,7 @@ states of one training, at no download. Motion is small beside content, so it ha
 the differences between frames.
 """
 
+import hashlib
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -99,6 +100,12 @@ class ClipFeatures(_Features):
             raise ValueError(f"expected clips [n, t, 3, h, w] of at least 3 frames, got {list(frames.shape)}")
         return super().__call__(frames, batch)
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the filters, by which a figure says what it was measured with."""
+        tensors = [tensor for branch in (self._content, self._motion) for tensor in branch.filters]
+        return hashlib.sha256(b"".join(tensor.cpu().contiguous().numpy().round(4).tobytes() for tensor in tensors)).hexdigest()
+
     def _features(self, x: Tensor) -> Tensor:
         changes = torch.tanh(MOTION_GAIN * (x[:, 1:] - x[:, :-1])).transpose(1, 2)
         return torch.cat([self._content(x.mean(1)), self._motion(changes)], 1)
@@ -124,6 +131,11 @@ class _Branch:
         self._biases = [_normal(rng, device, n) * 0.2 for n in WIDTHS]
         responses = (sum(WIDTHS) * GRID**2 * (dims - 1), features)
         self._mix = torch.linalg.qr(_normal(rng, "cpu", *responses).double()).Q.float().to(device)
+
+    @property
+    def filters(self) -> list[Tensor]:
+        """All weights and biases; the projection follows from the same seed, up to rounding."""
+        return [*self._weights, *self._biases]
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.mm(torch.cat([pooled for response in self._responses(x) for pooled in _pooled(response)], 1), self._mix)

@@ -169,6 +169,6 @@ def test_codes_begin_with_room_and_the_selected_generator(tmp_path: Path, monkey
     folder = open_run(str(tmp_path / "run"), smoke(), "data")
     monkeypatch.setattr(mvgan.distributed.codes, "check_room", lambda resources: calls.append("room"))
     monkeypatch.setattr(mvgan.distributed.codes, "export_weights", lambda folder, stage: calls.append(stage))
-    monkeypatch.setattr(mvgan.distributed.codes, "_map", lambda *args: pytest.fail("tasks") if calls != ["room", "pairs"] else [][0])
+    monkeypatch.setattr(mvgan.distributed.codes, "run_tasks", lambda *args: pytest.fail("tasks") if calls != ["room", "pairs"] else [][0])
     with pytest.raises(IndexError):
         mvgan.distributed.codes.find_codes(folder, Resources())

@@ -1,0 +1,46 @@
+"""Evaluation on Ray: a task for some clips each; what an earlier evaluation has computed is not computed again."""
+
+from typing import Any
+
+import numpy as np
+
+from mvgan import evaluation
+from mvgan.config import ANOTHER_NAME, Resources
+from mvgan.data.shards import ShardSet
+from mvgan.distributed.resources import check_room
+from mvgan.distributed.tasks import run_tasks, task_device
+from mvgan.evaluation import Part, Question, cached, features_of, keep, measure, parts_of
+from mvgan.storage.run import RunFolder
+
+
+def evaluate(folder: RunFolder, against: str, question: Question, resources: Resources) -> dict[str, Any]:
+    """The answer to `question` about the run in `folder`, against the shard set at the URI `against`; Ray has been initialised.
+
+    Raises InputError before work starts for what `parts_of` says.
+    """
+    shards = ShardSet.open(against)
+    real, generated = parts_of(folder, shards, question)
+    parts = [part for repeats in (real, generated) for repeat in repeats for part in repeat]
+    found = {part.key: cached(folder.store, part) for part in parts}
+    missing = list({part.key: part for part in parts if found[part.key] is None}.values())
+    print(f"evaluate: {len(parts)} parts of up to {evaluation.CLIPS_PER_TASK} clips, {len(parts) - len(missing)} of them known", flush=True)
+    if missing:
+        check_room(resources)
+        lower = f"lower --frames, or --resolution {ANOTHER_NAME}"
+        for part, features in zip(
+            missing, run_tasks(_features, [(part,) for part in missing], resources, "evaluate", "parts", lower), strict=True
+        ):
+            keep(folder.store, part, features)
+            found[part.key] = features
+    whole = [[np.concatenate([_known(found[part.key]) for part in repeat]) for repeat in repeats] for repeats in (real, generated)]
+    return measure(question, folder, shards, *whole)
+
+
+def _known(features: np.ndarray | None) -> np.ndarray:
+    assert features is not None
+    return features
+
+
+def _features(part: Part) -> np.ndarray:
+    """The task of one part."""
+    return features_of(part, task_device())

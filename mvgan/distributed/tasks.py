@@ -1,0 +1,60 @@
+"""Many independent tasks on Ray, whose results are put in the order of the tasks."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+import torch
+
+from mvgan.config import Resources
+from mvgan.distributed.errors import end_with
+from mvgan.distributed.resources import RoomLost
+
+
+POLL_S = 5.0
+"""Time between two looks whether the cluster still has room for the tasks."""
+
+IN_FLIGHT = 64
+"""Most tasks submitted at once, which bounds the results that wait."""
+
+
+def run_tasks(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: Resources, verb: str, unit: str, lower: str
+) -> list[Any]:
+    """Results of one task per tuple of arguments, in their order whatever the order of arrival; prints progress as `verb`.
+
+    Raises Ended where a task fails for good, with `lower` as what to do when it ran out of memory.
+    """
+    # max_calls 0: a GPU task that starts a process each time costs 0.8 s.
+    options: dict[str, Any] = {"num_gpus": 1, "max_calls": 0} if resources.gpu else {}
+    remote = ray.remote(num_cpus=1, **options)(function)
+    results: dict[int, Any] = {}
+    lost = RoomLost(replace(resources, workers=1))  # one task after another is enough to go on
+    waiting: dict[Any, int] = {}
+    started, submitted = time.monotonic(), 0
+    while len(results) < len(arguments):
+        while submitted < len(arguments) and len(waiting) < IN_FLIGHT:
+            waiting[remote.remote(*arguments[submitted])] = submitted
+            submitted += 1
+        ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+        if not ended:
+            lost.check()
+            continue
+        (done,) = ended
+        lost.forget()
+        try:
+            results[waiting.pop(done)] = ray.get(done)
+        except ray.exceptions.RayError as error:
+            end_with(error, verb, lower)
+        elapsed_s = time.monotonic() - started
+        eta_s = elapsed_s / len(results) * (len(arguments) - len(results))
+        print(f"{verb}: {len(results)}/{len(arguments)} {unit}, {elapsed_s:.0f} s, ETA {eta_s:.0f} s", flush=True)
+    return [results[index] for index in range(len(arguments))]
+
+
+def task_device() -> torch.device:
+    """Where a task computes: on its GPU, or on its one CPU."""
+    torch.set_num_threads(1)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,162 @@
+"""Evaluation of a finished run: its videos against real clips, chosen by a named protocol.
+
+Every part is a plain function of what it is given, for a task of its own: the features of some clips. `measure` puts them together.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mvgan.config import InputError
+from mvgan.data.shards import ShardSet
+from mvgan.data.windows import Item, decode_window
+from mvgan.metrics.features import CLIP_LABEL, ClipFeatures
+from mvgan.metrics.frechet import frechet_distance, frechet_error
+from mvgan.metrics.moments import Moments
+from mvgan.metrics.protocol import PROTOCOLS, Place, real_clips
+from mvgan.sample import Generator
+from mvgan.storage.run import RunFolder
+from mvgan.storage.uri import Store
+
+
+CLIPS_PER_TASK = 32
+CACHE = "evaluation/features"
+EXPORTS = ("generator.safetensors", "codes.safetensors", "latent.safetensors")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: clips of `num_frames` frames by `protocol`, against `generated` videos of each repeat."""
+
+    protocol: str
+    num_frames: int
+    generated: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some clips whose features one task computes: real ones at `places` of the shards, or the videos of `seeds`.
+
+    source: URI of the shard set or of the run. content: the hash of what lies there. `stride`: video frames between two frames
+    of a real clip.
+    """
+
+    kind: str
+    source: str
+    content: str
+    num_frames: int
+    stride: int = 1
+    places: tuple[Place, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name of its features in the cache: a hash of all that they depend on."""
+        about = {**asdict(self), "features": ClipFeatures().sha256}
+        del about["source"]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def parts_of(folder: RunFolder, shards: ShardSet, question: Question) -> tuple[list[list[Part]], list[list[Part]]]:
+    """The parts of the real and of the generated clips of each repeat.
+
+    Raises InputError when the run has not finished, the sizes of frames differ, or the protocol finds too few clips.
+    """
+    if question.protocol not in PROTOCOLS:
+        raise InputError(f"--protocol {question.protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+    if question.num_frames < 3 or question.generated < 2:
+        raise InputError(f"--frames {question.num_frames} and --generated {question.generated}: give at least 3 frames and 2 videos")
+    folder.require("video")
+    run = folder.run
+    if shards.resolution != run.resolution:
+        raise InputError(
+            f"the shards have frames of {shards.resolution} px and the run of {run.resolution}; give shards of {run.resolution} px"
+        )
+    protocol, stride = PROTOCOLS[question.protocol], run.stride
+    names = [video["source"] for video in shards.manifest["videos"]]
+    span = (question.num_frames - 1) * stride + 1
+    real = [
+        [Part("real", shards.uri, shards.content_hash, question.num_frames, stride, places=tuple(some)) for some in _split(places)]
+        for places in real_clips(protocol, names, shards.lengths.tolist(), span, question.seed)
+    ]
+    content = generator_sha256(folder.store)
+    first = question.seed * protocol.repeats * question.generated
+    generated = [
+        [Part("generated", folder.uri, content, question.num_frames, seeds=tuple(some)) for some in _split(seeds)]
+        for seeds in (
+            range(start, start + question.generated)
+            for start in range(first, first + protocol.repeats * question.generated, question.generated)
+        )
+    ]
+    return real, generated
+
+
+def generator_sha256(store: Store) -> str:
+    """Hash of the exported networks of a run."""
+    return hashlib.sha256(b"".join(hashlib.sha256(store.read(f"export/{name}")).digest() for name in EXPORTS)).hexdigest()
+
+
+def features_of(part: Part, device: torch.device) -> np.ndarray:
+    """Features float32 [n, dim] of the clips of `part`."""
+    if part.kind == "real":
+        shards = ShardSet.open(part.source, verify=False)
+        if shards.content_hash != part.content:
+            raise InputError(f"{part.source} has changed since the evaluation began; leave it as it is, and evaluate again")
+        offsets = range(0, part.num_frames * part.stride, part.stride)
+        clips = decode_window(
+            shards, [Item(place.video, tuple(place.start + offset for offset in offsets), False) for place in part.places]
+        )
+    else:
+        clips = Generator.load(part.source, device).sample(part.seeds, part.num_frames)
+    return ClipFeatures(device=device)(torch.from_numpy(clips)).numpy()
+
+
+def cached(store: Store, part: Part) -> np.ndarray | None:
+    """The features of `part`, where an evaluation has left them in the run folder."""
+    path = f"{CACHE}/{part.key}.npy"
+    return np.load(io.BytesIO(store.read(path)), allow_pickle=False) if store.exists(path) else None
+
+
+def keep(store: Store, part: Part, features: np.ndarray) -> None:
+    """Leave the features of `part` for later evaluations."""
+    out = io.BytesIO()
+    np.save(out, features, allow_pickle=False)
+    store.write(f"{CACHE}/{part.key}.npy", out.getvalue())
+
+
+def measure(
+    question: Question, folder: RunFolder, shards: ShardSet, real: Sequence[np.ndarray], generated: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """The result from the features [n, dim] of each repeat, with all that it depends on."""
+    pairs = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(real, generated, strict=True)]
+    distances = [frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs]
+    return {
+        "measure": f"Frechet distance of {CLIP_LABEL}",
+        "distance": float(np.mean(distances)),
+        "bootstrap_error": frechet_error(*pairs[0]),
+        "repeats": distances,
+        "protocol": question.protocol,
+        "protocol_says": PROTOCOLS[question.protocol].what,
+        "seed": question.seed,
+        "frames": question.num_frames,
+        "stride": folder.run.stride,
+        "real_clips": [len(part) for part in real],
+        "generated_clips": [len(part) for part in generated],
+        "preprocessing": f"frames of {shards.resolution} px as ingest made them, uint8 to [-1, 1], averaged down to at most 64 px",
+        "truncation": 1.0,
+        "features_sha256": ClipFeatures().sha256,
+        "generator_sha256": generator_sha256(folder.store),
+        "data": shards.uri,
+        "data_content_hash": shards.content_hash,
+    }
+
+
+def _split(clips: Sequence[Any]) -> list[Sequence[Any]]:
+    return [clips[start : start + CLIPS_PER_TASK] for start in range(0, len(clips), CLIPS_PER_TASK)]
