@@ -1,5 +1,6 @@
 """Benchmarks: both sides in one run, a table, and one line of JSON."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,9 @@ class Flags:
 
 def run(flags: Flags) -> None:
     """Measure and print."""
-    if flags.name != "step" and flags.device != "cpu":
-        raise InputError(f"benchmark {flags.name} runs on the CPU and knows no device {flags.device!r}; leave --device away")
+    for field in dataclasses.fields(flags):
+        if field.name not in (*READS[flags.name], *ALWAYS_READ) and getattr(flags, field.name) != field.default:
+            raise InputError(f"benchmark {flags.name} reads no --{field.name.replace('_', '-')}; leave it away")
     if flags.rounds < 1 or flags.seconds <= 0 or flags.warm_seconds < 0:
         raise InputError("there is nothing to measure; give --rounds and --seconds above 0 and --warm-seconds of at least 0")
     require("psutil", "psutil")
@@ -75,8 +77,9 @@ def _windows(flags: Flags) -> Benchmark:
 
 def _step(flags: Flags) -> Benchmark:
     on_cpu = flags.device == "cpu"
-    base, batch = flags.channel_base or (4096 if on_cpu else 32768), flags.batch or (8 if on_cpu else 32)
-    measured = step.Step(flags.resolution, flags.device, base, 256 if on_cpu else 512, batch)
+    base, batch, most = (4096, 8, 256) if on_cpu else (32768, 32, 512)
+    base, batch = (given if given is not None else usual for given, usual in ((flags.channel_base, base), (flags.batch, batch)))
+    measured = step.Step(flags.resolution, flags.device, base, most, batch)
     step.check(measured)
     validate(measured.run("fp32"))
     return step.benchmark(measured)
@@ -96,6 +99,16 @@ BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {
     "step": _step,
     "frechet": lambda _: frechet.benchmark(),
 }
+
+
+ALWAYS_READ = ("name", "rounds", "seconds", "warm_seconds")
+READS = {
+    "data": ("resolution", "videos", "storage", "out"),
+    "windows": ("resolution", "videos", "out"),
+    "step": ("resolution", "device", "channel_base", "batch"),
+    "frechet": (),
+}
+"""Flags that each benchmark reads."""
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def from_shards(data: str, run: Run, cached: bool = True) -> Iterator[int]:
 
 def by_random_access(videos: str, data: str, run: Run) -> Iterator[int]:
     """The same pairs from the videos themselves by OpenCV, each by a seek; the videos stay open between pairs."""
+    keep_freed_memory()
     cv2 = require("cv2", "opencv-python-headless")
     cv2.setNumThreads(1)
     shards = ShardSet.open(data, verify=False)

@@ -2,14 +2,15 @@
 
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 from mvgan.config import InputError
 
@@ -19,6 +20,7 @@ SAMPLE_S = 0.5
 TICK_S = 0.01
 """What Linux counts CPU time in."""
 MB = 2**20
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class _Child:
         self._name = side.name
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_turn, args=(side, seconds, warm_s, theirs))
-        self.process.start()
+        with _one_thread():
+            self.process.start()
         theirs.close()
         ended.callback(self.process.join)
         ended.callback(self._pipe.close)  # by which the process knows that it may end
@@ -152,7 +155,10 @@ class _Child:
 
     def begin(self) -> None:
         """Have it measured from now on: the processes of a side all at the same time."""
-        self._pipe.send(None)
+        try:
+            self._pipe.send(None)
+        except ConnectionError:
+            self._failed()
 
     def figures(self) -> tuple[int, float, float, int]:
         """Items, wall and CPU seconds of its turn, and the most bytes on a GPU."""
@@ -162,17 +168,42 @@ class _Child:
     def _receive(self) -> Any:
         try:
             answer = self._pipe.recv()
-        except EOFError:
-            self.process.join()
-            raise RuntimeError(f"side {self._name!r} failed with exit status {self.process.exitcode}; its error stands above") from None
+        except (EOFError, ConnectionError):
+            self._failed()
         if isinstance(answer, InputError):
             raise answer
         return answer
+
+    def _failed(self) -> NoReturn:
+        self.process.join()
+        raise RuntimeError(f"side {self._name!r} failed with exit status {self.process.exitcode}; its error stands above") from None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that are started here compute in one thread each: what their libraries of linear algebra read as they load."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _turn(side: Side, seconds: float, warm_s: float, out: Connection) -> None:
     """Runs in the turn's own process: says when it is measured, gives its figures, and stays until its memory was looked at."""
     psutil = require("psutil", "psutil")
+    try:
+        _measured(psutil, side, seconds, warm_s, out)
+    except (EOFError, ConnectionError):  # another process of the side has failed, and the turn is off
+        return
+
+
+def _measured(psutil: Any, side: Side, seconds: float, warm_s: float, out: Connection) -> None:
     try:
         with closing(side.steps(*side.arguments)) as steps:  # type: ignore[type-var]
             next(steps)  # to start is no part of the warm-up
@@ -185,8 +216,6 @@ def _turn(side: Side, seconds: float, warm_s: float, out: Connection) -> None:
             out.poll(None)
     except InputError as error:
         out.send(error)
-    except (EOFError, BrokenPipeError):  # another process of the side has failed, and the turn is off
-        return
 
 
 def _work(steps: Iterator[int], seconds: float) -> int:

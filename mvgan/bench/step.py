@@ -1,17 +1,19 @@
-"""Benchmark `step`: training of stage 1, against the same networks as StyleGAN2's papers write them.
+"""Benchmark `step`: training of stage 1, against the same networks as the equations of StyleGAN2's papers say.
 
 The other side has grouped convolutions with a kernel for each sample, depthwise convolutions as low-pass filters,
-contiguous layout and float32. Both draw and augment alike.
+contiguous layout and float32, in plain torch: the papers' own code has CUDA extensions for the filters. Both draw and
+augment alike.
 """
 
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import mvgan.nets.fir
 import mvgan.nets.generator
@@ -53,11 +55,13 @@ def benchmark(step: Step) -> Benchmark:
 
 def check(step: Step) -> None:
     """Raises InputError for a device that is not there, or a batch that does not divide into groups."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", step.device):
+        raise InputError(f"--device is {step.device!r}; give cpu, cuda or cuda:0 and so on")
     try:
         torch.empty(1, device=step.device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {step.device!r} is not there ({str(error).splitlines()[0]}); give --device cpu or cuda") from None
-    if step.batch % GROUP:
+    if step.batch < GROUP or step.batch % GROUP:
         raise InputError(f"--batch {step.batch} does not divide into groups of {GROUP}; give a multiple of {GROUP}")
 
 
@@ -92,8 +96,7 @@ def _stage(step: Step, name: str) -> tuple[PairStage, Tensor]:
         as_in_the_papers()
     stage = PairStage(step.run("fp32" if name == "grouped" else name), Ranks(step.batch // GROUP, GROUP), torch.device(step.device))
     if name == "grouped":
-        for net in (stage.generator, stage.discriminator):
-            make_contiguous(net)
+        make_contiguous(stage)
     shape = (step.batch, 2, 3, step.resolution, step.resolution)
     return stage, torch.randint(0, 256, shape, dtype=torch.uint8, device=stage.device)
 
@@ -104,10 +107,11 @@ def as_in_the_papers() -> None:
     mvgan.nets.fir._by_products = lambda x: False
 
 
-def make_contiguous(net: nn.Module) -> None:
-    """Weights in torch's usual layout, which convolutions then keep."""
-    for parameter in net.parameters():
+def make_contiguous(stage: PairStage) -> None:
+    """Weights, and what D is given, in torch's usual layout, which convolutions and filters then keep."""
+    for parameter in (*stage.generator.parameters(), *stage.discriminator.parameters()):
         parameter.data = parameter.data.contiguous()
+    stage.discriminator.from_frames.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
 
 def grouped_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0) -> Tensor:

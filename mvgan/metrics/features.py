@@ -113,10 +113,14 @@ class ClipFeatures(_Features):
 
 def _averaged_down(frames: Tensor) -> Tensor:
     """Frames in [-1, 1], of at most MAX_SIZE a side."""
-    x = frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames.float().clamp(-1, 1)
-    if x.shape[-1] > MAX_SIZE or x.shape[-2] > MAX_SIZE:
-        x = F.adaptive_avg_pool2d(x.flatten(1, 2), MAX_SIZE).unflatten(1, x.shape[1:3])
-    return x
+    if frames.shape[-1] > MAX_SIZE or frames.shape[-2] > MAX_SIZE:
+        # One after another: a batch of long clips at full size would fill gigabytes as floats.
+        return torch.cat([F.adaptive_avg_pool2d(_in_range(clip)[0], MAX_SIZE)[None] for clip in frames.split(1)])
+    return _in_range(frames)
+
+
+def _in_range(frames: Tensor) -> Tensor:
+    return frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames.float().clamp(-1, 1)
 
 
 class _Branch:

@@ -1,7 +1,8 @@
 """Which clips of a data set a score is taken over: the choices that make published figures differ.
 
-One method has FVDs of 1729.6 and 625.87 on UCF101 by the choice of real clips (MoCoGAN-HD, issue 7): the first 2,048 videos in sorted
-order are those of some 16 of its 101 classes. So a figure is worth as much as the name of its protocol.
+MoCoGAN-HD has an FVD of 1729.6 on UCF101 in StyleGAN-V's table and of 625.87 by a user of its code (its issue 7). Resolution and training
+differ there too, but so do the real clips: the first 2,048 videos in sorted order are of some 16 of the 101 classes. So a
+figure is worth as much as the name of its protocol.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from mvgan.config import InputError
 
 
 COUNT = 2048
-"""Clips of a set in all protocols but `all-clips`."""
+"""Most clips of a set in all protocols but `all-clips`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How real clips are chosen, how many generated ones they are compared with, and how often all is done anew."""
+    """How real clips are chosen, and how often all is done anew."""
 
     name: str
     what: str
@@ -41,6 +42,8 @@ def real_clips(protocol: Protocol, names: Sequence[str], lengths: Sequence[int],
 
     Videos shorter than a clip are left out. Raises InputError when fewer than two clips are left.
     """
+    if num_frames < 1:
+        raise ValueError(f"a clip has at least 1 frame, not {num_frames}")
     if len(names) != len(lengths):
         raise ValueError(f"{len(names)} names for {len(lengths)} lengths")
     long_enough = [video for video in sorted(range(len(names)), key=names.__getitem__) if lengths[video] >= num_frames]

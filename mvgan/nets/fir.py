@@ -2,8 +2,8 @@
 
 CPUs take depthwise convolutions. cuDNN's kernels for those in channels_last run at some hundredth of a GPU's memory
 speed, and those of their gradients slower still (docs/benchmarks.md). So GPUs take two products with banded matrices, one along each
-axis: most of what they multiply is zeros, but tensor cores do it in about the time that reading takes, and all derivatives
-are products again.
+axis: most of what they multiply is zeros, yet tensor cores are several times as fast with it, and all derivatives are
+products again.
 """
 
 import functools
@@ -62,7 +62,8 @@ def _products(x: Tensor, more: int, before: int, gain: float, up: int = 1, down:
 @functools.lru_cache(maxsize=256)
 def _band(size: int, out: int, before: int, up: int, down: int, gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[out, size]: `up` - 1 zeros after each sample, `before` in front, correlation with gain TAPS / 8, each `down`-th kept."""
-    with torch.inference_mode(False):  # it may be made while sampling and used in training
+    # It may be made while sampling or within torch.func, and used in training: a plain tensor whatever goes on around.
+    with torch.inference_mode(False), torch._C._DisableFuncTorch():
         place = torch.arange(size) * up + before - torch.arange(out)[:, None] * down
         taps = torch.tensor([*TAPS, 0.0]) * (gain / 8)
         return taps[torch.where((place >= 0) & (place < 4), place, 4)].to(device, dtype)

@@ -117,7 +117,7 @@ def test_windows_of_all_shapes_are_valid() -> None:
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = "--out", str(tmp_path / "out")
-    assert "knows no device 'cuda'" in refused(verb.run, verb.Flags, "data", "--device", "cuda", *out)
+    assert "data reads no --device" in refused(verb.run, verb.Flags, "data", "--device", "cuda", *out)
     assert "above 0" in refused(verb.run, verb.Flags, "data", "--rounds", "0", *out)
     assert "'data', 'windows'" in refused(verb.run, verb.Flags, "nothing", *out) or "data" in refused(verb.run, verb.Flags, "x", *out)
     monkeypatch.setitem(sys.modules, "psutil", None)

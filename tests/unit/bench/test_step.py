@@ -52,16 +52,35 @@ def test_cycles_hold_all_phases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SIDES = f"""
 import json, torch
+import torch.nn.functional as F
 from mvgan.bench import step
-print(json.dumps([(sum(next(steps) for _ in range(2)), torch.get_num_threads()) for steps in [make(step.{SMALL!r}, "grouped")
-    for make in (step.generator_alone, step.training)]]))
+
+seen = set()
+plain = F.conv2d
+
+def conv2d(x, weight, *others, **options):
+    seen.add((options.get("groups", 1), x.shape[1], x.is_contiguous()))
+    return plain(x, weight, *others, **options)
+
+F.conv2d = conv2d
+counts = []
+for make in (step.generator_alone, step.training):
+    steps = make(step.{SMALL!r}, "grouped")
+    counts.append(sum(next(steps) for _ in range(2)))
+print(json.dumps([counts, torch.get_num_threads(), sorted(seen)]))
 """
 
 
-def test_the_other_side_runs() -> None:
-    """In a process of its own, as it changes how this one computes."""
+def test_the_other_side_is_grouped_and_contiguous() -> None:
+    """In a process of its own, as it changes how this one computes. What its convolutions are given says what they are."""
     done = subprocess.run([sys.executable, "-c", SIDES], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [[16, 1], [8 + 128, 1]]
+    counts, threads, seen = json.loads(done.stdout)
+    assert counts == [16, 8 + 128] and threads == 1
+    assert all(contiguous for *_, contiguous in seen)
+    grouped = [(groups, channels) for groups, channels, _ in seen if groups > 1]
+    assert (8, 8 * 16) in grouped, "a kernel for each of 8 samples with 16 channels"
+    assert (4, 4 * 16) in grouped, "and of 4, in path length"
+    assert (8, 8) in grouped, "a filter for each of 8 channels"
 
 
 def test_what_is_compared() -> None:
@@ -76,4 +95,9 @@ def test_what_is_compared() -> None:
 def test_mistakes_are_told_in_one_line() -> None:
     small = "--resolution", "8", "--channel-base", "64"
     assert "does not divide into groups of 4" in refused(verb.run, verb.Flags, "step", "--batch", "6", *small)
-    assert "device 'nowhere' is not there" in refused(verb.run, verb.Flags, "step", "--device", "nowhere", *small)
+    assert "give cpu, cuda or cuda:0" in refused(verb.run, verb.Flags, "step", "--device", "meta", *small)
+    assert "does not divide into groups of 4" in refused(verb.run, verb.Flags, "step", "--batch", "0", *small)
+    assert "step reads no --storage" in refused(verb.run, verb.Flags, "step", "--storage", "s3://x", *small)
+    assert "frechet reads no --resolution" in refused(verb.run, verb.Flags, "frechet", "--resolution", "64")
+    if not torch.cuda.is_available():
+        assert "device 'cuda' is not there" in refused(verb.run, verb.Flags, "step", "--device", "cuda", *small)

@@ -49,6 +49,20 @@ def test_both_ways_agree_and_the_faster_one_knows_its_limits(n: int) -> None:
         torch.testing.assert_close(fast, frechet._root_trace(a, b), rtol=frechet.ACCURACY, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-5])
+def test_dependent_features_are_told_from_full_rank(scale: float) -> None:
+    """Of 21 features one is the sum of two others, along which the other set varies most: only the singular values are exact."""
+    a, b = features(400, 20, 0), features(400, 21, 1) * scale
+    a = torch.cat([a, a[:, :1] + a[:, 1:2]], 1)
+    b[:, 20] -= features(400, 1, 2)[:, 0] * 10
+    one, other = Moments.of(a), Moments.of(b)
+    expected = frechet._root_trace(one.covariance, other.covariance)
+    for first, second in ((one, other), (other, one)):
+        fast = frechet._root_trace_of_full_rank(first.covariance, second.covariance)
+        assert fast is None or abs(fast / expected - 1) < frechet.ACCURACY
+    assert frechet_distance(one, other) == pytest.approx(frechet_distance(other, one), rel=1e-7)
+
+
 def test_equals_closed_forms() -> None:
     one = torch.ones(1)
     assert frechet_distance(gaussian(0 * one, 4 * torch.eye(1)), gaussian(3 * one, 25 * torch.eye(1))) == pytest.approx(9 + 9)

@@ -20,6 +20,7 @@ def test_equals_loops() -> None:
     found = inception_score(torch.from_numpy(p))
     assert found.mean == pytest.approx(np.mean(scores), rel=1e-12)
     assert found.error == pytest.approx(np.std(scores, ddof=1) / 10**0.5, rel=1e-12)
+    assert 3 * found.error == pytest.approx(np.std(scores), rel=1e-12)
 
 
 def test_closed_forms() -> None:
@@ -34,6 +35,7 @@ def test_closed_forms() -> None:
     ("probabilities", "message"),
     [
         (torch.zeros(20, 4), "sum to 1"),
+        (torch.full((20, 4), torch.nan), "sum to 1"),
         (torch.tensor([[1.5, -0.5]] * 20), "sum to 1"),
         (torch.eye(4), "n >= splits"),
         (torch.ones(20), "n, c"),

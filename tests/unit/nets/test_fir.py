@@ -1,5 +1,6 @@
 """The low-pass filter and resampling against loops over single samples, in float64: as CPUs and as GPUs compute them."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -107,6 +108,24 @@ def test_products_keep_channels_last_and_bf16(resample: Callable[[Tensor], Tenso
     y = resample(x)
     assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(y.double(), resample(x.double()), rtol=2**-7, atol=2**-7)
+
+
+def test_matrices_made_within_torch_func_serve_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors made there are wrapped, and dead when it ends: made under one level and under two, then used outside and inside."""
+    monkeypatch.setattr(fir, "_by_products", lambda x: True)
+    x, t = normal(1, 2, 6, 6), normal(1, 2, 6, 6, seed=1)
+
+    def jvp(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.func.jvp(function, (x,), (t,))[1]
+
+    fir._band.cache_clear()
+    expected = fir.upsample(t)
+    for made in (jvp(fir.upsample), jvp(jvp(lambda x: fir.upsample(x).square()))):
+        fir._band.cache_clear()
+        made(x)
+        torch.testing.assert_close(jvp(fir.upsample)(x), expected)
+        torch.testing.assert_close(torch.func.vmap(jvp(fir.upsample))(x[None])[0], expected)
+        copy.deepcopy(fir._band(6, 12, 2, 2, 1, 1.0, x.dtype, x.device))
 
 
 def test_matrices_made_while_sampling_serve_training(monkeypatch: pytest.MonkeyPatch) -> None:
