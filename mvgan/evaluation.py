@@ -3,15 +3,17 @@
 Every part is a plain function of what it is given, for a task of its own: the features of some clips. `measure` puts them together.
 """
 
+import functools
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
@@ -19,6 +21,7 @@ from mvgan.data.windows import Item, decode_window
 from mvgan.metrics.features import CLIP_LABEL, ClipFeatures
 from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
+from mvgan.metrics.networks import ClipNetwork, NetworkFile
 from mvgan.metrics.protocol import PROTOCOLS, Place, real_clips
 from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
@@ -26,18 +29,33 @@ from mvgan.storage.uri import Store
 
 
 CLIPS_PER_TASK = 32
+PREPARED = ("to [-1, 1], averaged down to at most 64 px", "rescaled and resized by the network")
 CACHE = "evaluation/features"
 EXPORTS = ("generator.safetensors", "codes.safetensors", "latent.safetensors")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: clips of `num_frames` frames by `protocol`, against `generated` videos of each repeat."""
+    """What is asked: clips of `num_frames` frames by `protocol`, against `generated` videos of each repeat.
+
+    network: the file whose features are compared; None takes the built-in ones.
+    """
 
     protocol: str
     num_frames: int
     generated: int
     seed: int = 0
+    network: NetworkFile | None = None
+
+    @property
+    def features_sha256(self) -> str:
+        """What the features are computed by."""
+        return self.network.sha256.lower() if self.network else ClipFeatures().sha256
+
+    @property
+    def measure(self) -> str:
+        """What the result is, in words."""
+        return f"Frechet distance in features of {self.network.uri}" if self.network else f"Frechet distance of {CLIP_LABEL}"
 
 
 @dataclass(frozen=True)
@@ -55,11 +73,12 @@ class Part:
     stride: int = 1
     places: tuple[Place, ...] = ()
     seeds: tuple[int, ...] = ()
+    network: NetworkFile | None = None
 
     @property
     def key(self) -> str:
         """The name of its features in the cache: a hash of all that they depend on."""
-        about = {**asdict(self), "features": ClipFeatures().sha256}
+        about = {**asdict(self), "network": self.network.sha256.lower() if self.network else ClipFeatures().sha256}
         del about["source"]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -67,7 +86,8 @@ class Part:
 def parts_of(folder: RunFolder, shards: ShardSet, question: Question) -> tuple[list[list[Part]], list[list[Part]]]:
     """The parts of the real and of the generated clips of each repeat.
 
-    Raises InputError when the run has not finished, the sizes of frames differ, or the protocol finds too few clips.
+    Raises InputError when the run has not finished, the sizes of frames differ, the protocol finds too few clips, or the feature network
+    is another than named or gives no features of such clips.
     """
     if question.protocol not in PROTOCOLS:
         raise InputError(f"--protocol {question.protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
@@ -75,6 +95,8 @@ def parts_of(folder: RunFolder, shards: ShardSet, question: Question) -> tuple[l
         raise InputError(f"--frames {question.num_frames} and --generated {question.generated}: give at least 3 frames and 2 videos")
     folder.require("video")
     run = folder.run
+    if question.network:
+        ClipNetwork(question.network)(torch.zeros(1, question.num_frames, 3, run.resolution, run.resolution, dtype=torch.uint8))
     if shards.resolution != run.resolution:
         raise InputError(
             f"the shards have frames of {shards.resolution} px and the run of {run.resolution}; give shards of {run.resolution} px"
@@ -83,13 +105,16 @@ def parts_of(folder: RunFolder, shards: ShardSet, question: Question) -> tuple[l
     names = [video["source"] for video in shards.manifest["videos"]]
     span = (question.num_frames - 1) * stride + 1
     real = [
-        [Part("real", shards.uri, shards.content_hash, question.num_frames, stride, places=tuple(some)) for some in _split(places)]
+        [
+            Part("real", shards.uri, shards.content_hash, question.num_frames, stride, places=tuple(some), network=question.network)
+            for some in _split(places)
+        ]
         for places in real_clips(protocol, names, shards.lengths.tolist(), span, question.seed)
     ]
     content = generator_sha256(folder.store)
     first = question.seed * protocol.repeats * question.generated
     generated = [
-        [Part("generated", folder.uri, content, question.num_frames, seeds=tuple(some)) for some in _split(seeds)]
+        [Part("generated", folder.uri, content, question.num_frames, seeds=tuple(some), network=question.network) for some in _split(seeds)]
         for seeds in (
             range(start, start + question.generated)
             for start in range(first, first + protocol.repeats * question.generated, question.generated)
@@ -115,7 +140,13 @@ def features_of(part: Part, device: torch.device) -> np.ndarray:
         )
     else:
         clips = Generator.load(part.source, device).sample(part.seeds, part.num_frames)
-    return ClipFeatures(device=device)(torch.from_numpy(clips)).numpy()
+    return _features(part.network, device)(torch.from_numpy(clips)).numpy()
+
+
+@functools.lru_cache(maxsize=1)
+def _features(network: NetworkFile | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Once a process: a network of a file takes longer to load than some clips to go through it."""
+    return ClipNetwork(network, device) if network else ClipFeatures(device=device)
 
 
 def cached(store: Store, part: Part) -> np.ndarray | None:
@@ -138,7 +169,7 @@ def measure(
     pairs = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(real, generated, strict=True)]
     distances = [frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs]
     return {
-        "measure": f"Frechet distance of {CLIP_LABEL}",
+        "measure": question.measure,
         "distance": float(np.mean(distances)),
         "bootstrap_error": frechet_error(*pairs[0]),
         "repeats": distances,
@@ -149,9 +180,9 @@ def measure(
         "stride": folder.run.stride,
         "real_clips": [len(part) for part in real],
         "generated_clips": [len(part) for part in generated],
-        "preprocessing": f"frames of {shards.resolution} px as ingest made them, uint8 to [-1, 1], averaged down to at most 64 px",
+        "preprocessing": f"frames of {shards.resolution} px as ingest made them, uint8; " + PREPARED[question.network is not None],
         "truncation": 1.0,
-        "features_sha256": ClipFeatures().sha256,
+        "features_sha256": question.features_sha256,
         "generator_sha256": generator_sha256(folder.store),
         "data": shards.uri,
         "data_content_hash": shards.content_hash,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from mvgan.evaluation import Part, Question, cached, features_of, keep, measure,
 from mvgan.metrics.features import ClipFeatures
 from mvgan.metrics.frechet import frechet_distance
 from mvgan.metrics.moments import Moments
+from mvgan.metrics.networks import ClipNetwork
 from mvgan.metrics.protocol import PROTOCOLS, Place
 from mvgan.sample import Generator
 from mvgan.storage.local import LocalStore
 from mvgan.storage.run import RunFolder
 from tests.unit.jobs.test_cli import refused
+from tests.unit.metrics.test_networks import Published, saved
 
 
 CPU = torch.device("cpu")
@@ -104,6 +107,22 @@ def test_the_result_says_what_it_was_measured_with(tiny_run: RunFolder, shards: 
     ):
         assert result[key] is not None
     assert json.loads(json.dumps(result)) == result
+
+
+def test_features_of_a_file(tiny_run: RunFolder, shards: ShardSet, tmp_path: Path) -> None:
+    """Reference: the network itself, on the same clips; and other features are other entries of the cache."""
+    file = saved(Published(), tmp_path / "i3d.pt")
+    question = Question("all-clips", 4, 5, network=file)
+    real, generated = parts_of(tiny_run, shards, question)
+    found = features_of(generated[0][0], CPU)
+    expected = ClipNetwork(file)(torch.from_numpy(Generator.load(tiny_run.uri).sample(generated[0][0].seeds, 4)))
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+    assert dataclasses.replace(real[0][0], network=None).key != real[0][0].key
+    result = measure(question, tiny_run, shards, [features_of(real[0][0], CPU)], [found])
+    assert result["features_sha256"] == file.sha256 and file.uri in result["measure"] and "by the network" in result["preprocessing"]
+    other = "--run", tiny_run.uri, "--protocol", "all-clips", "--frames", "4", "--features", file.uri
+    assert "has sha256" in refused(verb.run, verb.Flags, *other, "--features-sha256", "0" * 64)
+    assert "belong together" in refused(verb.run, verb.Flags, *other)
 
 
 def test_mistakes_are_told_before_work_starts(tiny_run: RunFolder) -> None:
