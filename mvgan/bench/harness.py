@@ -207,7 +207,8 @@ def _measured(psutil: Any, side: Side, seconds: float, warm_s: float, out: Conne
     try:
         with closing(side.steps(*side.arguments)) as steps:  # type: ignore[type-var]
             next(steps)  # to start is no part of the warm-up
-            _work(steps, warm_s)
+            if warm_s:
+                _work(steps, warm_s)
             out.send(None)
             out.recv()
             cpu_s, started = _cpu_s(psutil), time.monotonic()
