@@ -11,7 +11,7 @@ from mvgan.config import InputError, Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.evaluate import evaluate
 from mvgan.distributed.resources import session
-from mvgan.evaluation import Question, parts_of
+from mvgan.evaluation import Question, parts_of, result_path
 from mvgan.metrics.networks import NetworkFile
 from mvgan.storage.run import read_run
 from mvgan.validation import validate_resources
@@ -51,8 +51,7 @@ def run(flags: Flags) -> None:
     parts_of(folder, ShardSet.open(against), question)  # a mistake is told before a cluster starts
     with session(flags.resources):
         result = evaluate(folder, against, question, flags.resources)
-    features = question.features_sha256[:12] if question.network else "builtin"
-    path = f"evaluation/{flags.protocol}-{flags.frames}-{flags.generated}-{flags.seed}-{features}.json"
+    path = result_path(result)
     folder.store.write(path, json.dumps(result, indent=1).encode())
     clips = f"{result['real_clips'][0]} real and {result['generated_clips'][0]} generated clips of {flags.frames} frames"
     print(f"evaluate: {result['measure']}, {flags.protocol}: {result['distance']:.4g} +- {result['bootstrap_error']:.2g}, {clips}")
@@ -62,7 +61,9 @@ def run(flags: Flags) -> None:
 def _network(flags: Flags) -> NetworkFile | None:
     if (flags.features is None) != (flags.features_sha256 is None):
         raise InputError("--features and --features-sha256 belong together; give both, or neither for the built-in features")
-    return NetworkFile(flags.features, flags.features_sha256) if flags.features and flags.features_sha256 else None
+    if flags.features is None or flags.features_sha256 is None:
+        return None
+    return NetworkFile(flags.features, flags.features_sha256)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Question:
     @property
     def features_sha256(self) -> str:
         """What the features are computed by."""
-        return self.network.sha256.lower() if self.network else ClipFeatures().sha256
+        return _features_sha256(self.network)
 
     @property
     def measure(self) -> str:
@@ -78,9 +78,14 @@ class Part:
     @property
     def key(self) -> str:
         """The name of its features in the cache: a hash of all that they depend on."""
-        about = {**asdict(self), "network": self.network.sha256.lower() if self.network else ClipFeatures().sha256}
+        about = {**asdict(self), "network": _features_sha256(self.network)}
         del about["source"]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _features_sha256(network: NetworkFile | None) -> str:
+    return network.sha256.lower() if network else ClipFeatures().sha256
 
 
 def parts_of(folder: RunFolder, shards: ShardSet, question: Question) -> tuple[list[list[Part]], list[list[Part]]]:
@@ -103,13 +108,12 @@ def parts_of(folder: RunFolder, shards: ShardSet, question: Question) -> tuple[l
         )
     protocol, stride = PROTOCOLS[question.protocol], run.stride
     names = [video["source"] for video in shards.manifest["videos"]]
-    span = (question.num_frames - 1) * stride + 1
     real = [
         [
             Part("real", shards.uri, shards.content_hash, question.num_frames, stride, places=tuple(some), network=question.network)
             for some in _split(places)
         ]
-        for places in real_clips(protocol, names, shards.lengths.tolist(), span, question.seed)
+        for places in real_clips(protocol, names, shards.lengths.tolist(), question.num_frames, question.seed, stride)
     ]
     content = generator_sha256(folder.store)
     first = question.seed * protocol.repeats * question.generated
@@ -124,8 +128,12 @@ def parts_of(folder: RunFolder, shards: ShardSet, question: Question) -> tuple[l
 
 
 def generator_sha256(store: Store) -> str:
-    """Hash of the exported networks of a run."""
-    return hashlib.sha256(b"".join(hashlib.sha256(store.read(f"export/{name}")).digest() for name in EXPORTS)).hexdigest()
+    """Hash of the exported networks of a run. Raises InputError when one is missing."""
+    try:
+        return hashlib.sha256(b"".join(hashlib.sha256(store.read(f"export/{name}")).digest() for name in EXPORTS)).hexdigest()
+    except FileNotFoundError:
+        files = ", ".join(EXPORTS)
+        raise InputError(f"run {store.uri} lacks one of {files} in export/; run `python -m jobs.video` on it again") from None
 
 
 def features_of(part: Part, device: torch.device) -> np.ndarray:
@@ -187,6 +195,13 @@ def measure(
         "data": shards.uri,
         "data_content_hash": shards.content_hash,
     }
+
+
+def result_path(result: dict[str, Any]) -> str:
+    """Where the result belongs in the run folder: another place for other features, data or networks, so that none is lost."""
+    hashes = "".join(result[key] for key in ("features_sha256", "data_content_hash", "generator_sha256"))
+    name = f"{result['protocol']}-{result['frames']}-{result['generated_clips'][0]}-{result['seed']}"
+    return f"evaluation/{name}-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}.json"
 
 
 def _split(clips: Sequence[Any]) -> list[Sequence[Any]]:

@@ -11,6 +11,7 @@ from mvgan.distributed.resources import check_room
 from mvgan.distributed.tasks import run_tasks, task_device
 from mvgan.evaluation import Part, Question, cached, features_of, keep, measure, parts_of
 from mvgan.storage.run import RunFolder
+from mvgan.storage.uri import open_store
 
 
 def evaluate(folder: RunFolder, against: str, question: Question, resources: Resources) -> dict[str, Any]:
@@ -27,11 +28,9 @@ def evaluate(folder: RunFolder, against: str, question: Question, resources: Res
     if missing:
         check_room(resources)
         lower = f"lower --frames, or --resolution {ANOTHER_NAME}"
-        for part, features in zip(
-            missing, run_tasks(_features, [(part,) for part in missing], resources, "evaluate", "parts", lower), strict=True
-        ):
-            keep(folder.store, part, features)
-            found[part.key] = features
+        arguments = [(folder.uri, part) for part in missing]
+        features = run_tasks(_features, arguments, resources, "evaluate", "parts", lower)
+        found |= dict(zip((part.key for part in missing), features, strict=True))
     whole = [[np.concatenate([_known(found[part.key]) for part in repeat]) for repeat in repeats] for repeats in (real, generated)]
     return measure(question, folder, shards, *whole)
 
@@ -41,6 +40,8 @@ def _known(features: np.ndarray | None) -> np.ndarray:
     return features
 
 
-def _features(part: Part) -> np.ndarray:
-    """The task of one part."""
-    return features_of(part, task_device())
+def _features(run_uri: str, part: Part) -> np.ndarray:
+    """The task of one part; keeps its features at once, so that an evaluation that is killed goes on from there."""
+    features = features_of(part, task_device())
+    keep(open_store(run_uri), part, features)
+    return features

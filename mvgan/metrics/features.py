@@ -6,6 +6,7 @@ the differences between frames.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -39,7 +40,7 @@ MAX_SIZE = 64
 """Larger frames are first averaged down to this size."""
 
 
-class _Features:
+class _Features(ABC):
     """What both kinds share: batches, ranges and sizes of frames."""
 
     def __init__(self, device: torch.device | str) -> None:
@@ -51,8 +52,9 @@ class _Features:
         parts = [self._features(_averaged_down(frames[i : i + batch].to(self._device))) for i in range(0, len(frames), batch)]
         return torch.cat(parts).cpu()
 
+    @abstractmethod
     def _features(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Features of frames in [-1, 1], of at most MAX_SIZE a side."""
 
 
 class PairFeatures(_Features):

@@ -33,27 +33,32 @@ class Protocol:
     what: str
     """For people, in one line."""
     choose: Callable[[Sequence[int], Sequence[int], int, np.random.Generator], list[Place]]
-    """(videos in sorted order of their names, their lengths, frames of a clip, randomness) -> clips."""
+    """(videos in sorted order of their names, their lengths, frames of a video that a clip takes, randomness) -> clips."""
     repeats: int = 1
 
 
-def real_clips(protocol: Protocol, names: Sequence[str], lengths: Sequence[int], num_frames: int, seed: int = 0) -> list[list[Place]]:
+def real_clips(
+    protocol: Protocol, names: Sequence[str], lengths: Sequence[int], num_frames: int, seed: int = 0, stride: int = 1
+) -> list[list[Place]]:
     """The real clips of each repeat, of the videos with `names` and `lengths` in frames; the same for the same seed.
+
+    A clip has `num_frames` frames, `stride` frames of its video apart.
 
     Videos shorter than a clip are left out. Raises InputError when fewer than two clips are left.
     """
-    if num_frames < 1:
-        raise ValueError(f"a clip has at least 1 frame, not {num_frames}")
+    if num_frames < 1 or stride < 1:
+        raise ValueError(f"a clip has at least 1 frame and a stride of 1, not {num_frames} and {stride}")
+    span = (num_frames - 1) * stride + 1
     if len(names) != len(lengths):
         raise ValueError(f"{len(names)} names for {len(lengths)} lengths")
-    long_enough = [video for video in sorted(range(len(names)), key=names.__getitem__) if lengths[video] >= num_frames]
+    long_enough = [video for video in sorted(range(len(names)), key=names.__getitem__) if lengths[video] >= span]
     rng = np.random.Generator(np.random.Philox(seed))
-    found = [protocol.choose(long_enough, lengths, num_frames, rng) for _ in range(protocol.repeats)] if long_enough else [[]]
+    found = [protocol.choose(long_enough, lengths, span, rng) for _ in range(protocol.repeats)] if long_enough else [[]]
     if len(found[0]) < 2:
         longest = max(lengths, default=0)
         raise InputError(
-            f"protocol {protocol.name} needs at least two clips of {num_frames} frames; of {len(names)} videos {len(long_enough)} are long "
-            f"enough (the longest has {longest} frames); take shorter clips or other data"
+            f"protocol {protocol.name} needs at least two clips of {num_frames} frames at stride {stride}, from {span} frames of a video; "
+            f"of {len(names)} videos {len(long_enough)} are long enough (the longest: {longest} frames); give fewer --frames or other data"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from jobs import evaluate as verb
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
-from mvgan.evaluation import Part, Question, cached, features_of, keep, measure, parts_of
+from mvgan.evaluation import Part, Question, cached, features_of, keep, measure, parts_of, result_path
 from mvgan.metrics.features import ClipFeatures
 from mvgan.metrics.frechet import frechet_distance
 from mvgan.metrics.moments import Moments
@@ -107,6 +108,8 @@ def test_the_result_says_what_it_was_measured_with(tiny_run: RunFolder, shards: 
     ):
         assert result[key] is not None
     assert json.loads(json.dumps(result)) == result
+    for key in ("features_sha256", "data_content_hash", "generator_sha256"):
+        assert result_path({**result, key: "other"}) != result_path(result), "would replace the result for something else"
 
 
 def test_features_of_a_file(tiny_run: RunFolder, shards: ShardSet, tmp_path: Path) -> None:
@@ -123,11 +126,19 @@ def test_features_of_a_file(tiny_run: RunFolder, shards: ShardSet, tmp_path: Pat
     other = "--run", tiny_run.uri, "--protocol", "all-clips", "--frames", "4", "--features", file.uri
     assert "has sha256" in refused(verb.run, verb.Flags, *other, "--features-sha256", "0" * 64)
     assert "belong together" in refused(verb.run, verb.Flags, *other)
+    nothing = "--features", "", "--features-sha256", ""
+    assert "--features is empty" in refused(verb.run, verb.Flags, *other[:6], *nothing)
+
+
+def test_a_run_without_its_export_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_run.uri, tmp_path / "run"))
+    (folder / "export/latent.safetensors").unlink()
+    assert "lacks one of" in refused(verb.run, verb.Flags, "--run", str(folder), "--frames", "4", "--generated", "4")
 
 
 def test_mistakes_are_told_before_work_starts(tiny_run: RunFolder) -> None:
     assert "choose one of styleganv" in refused(verb.run, verb.Flags, "--run", tiny_run.uri, "--protocol", "other")
-    assert "needs at least two clips" in refused(verb.run, verb.Flags, "--run", tiny_run.uri, "--frames", "5000")
+    assert "clips of 5000 frames at stride 2, from 9999" in refused(verb.run, verb.Flags, "--run", tiny_run.uri, "--frames", "5000")
     assert "at least 3 frames and 2 videos" in refused(verb.run, verb.Flags, "--run", tiny_run.uri, "--generated", "1")
     assert "whole number from 0 on" in refused(verb.run, verb.Flags, "--run", tiny_run.uri, "--seed", "-1")
     assert "holds no run" in refused(verb.run, verb.Flags, "--run", f"{tiny_run.uri}-nowhere")
