@@ -147,8 +147,8 @@ def _mistake(box: str) -> str:
     wrong, *more = [part for part in re.split(r"(?m)^ *[─-]{8,} *$", said) if part.strip()]
     if "Missing from" not in wrong:
         return " ".join(wrong.split()).rstrip(".")
-    # Flags stand at one indentation, what their help says at a deeper one.
-    flags = re.findall(r"(?m)^ {6}(--\S+)", wrong)
+    # Flags and arguments without one stand at one indentation, what their help says at a deeper one.
+    flags = re.findall(r"(?m)^ {6}(\S+)", wrong)
     missing = f"{' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} missing"
     _, _, unknown = more[0].partition("Unrecognized options:")
     return f"{missing}; unknown: {' '.join(unknown.split())}" if unknown else missing

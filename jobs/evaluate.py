@@ -1,8 +1,8 @@
-"""Score a finished run by a named protocol."""
+"""Score a run, or its commits, by a named protocol."""
 
 import json
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -11,7 +11,10 @@ from mvgan.config import InputError, Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.evaluate import evaluate
 from mvgan.distributed.resources import session
-from mvgan.evaluation import Question, parts_of, result_path
+from mvgan.evaluation.parts import check, real_parts
+from mvgan.evaluation.question import Measure, ask
+from mvgan.evaluation.result import best, result_path
+from mvgan.evaluation.subject import subjects
 from mvgan.metrics.networks import NetworkFile
 from mvgan.storage.run import read_run
 from mvgan.validation import validate_resources
@@ -22,40 +25,54 @@ class Flags:
     """Flags of this verb."""
 
     run: str = tyro.MISSING
-    """Run folder or s3:// prefix of a finished run."""
+    """Run folder or s3:// prefix."""
+    measure: Measure = "clips"
+    """clips: Frechet distance of videos (FVD), with motion, drift of content and diversity. pairs: of frame pairs (FID of former and
+    latter frames). classes: Inception Score of videos."""
     protocol: str = "random-2048"
-    """Which real clips: styleganv (first 2,048 videos in sorted order, a random clip each), random-2048, all-clips (those
-    that do not overlap), or digan (10 repeats of random-2048)."""
+    """Which real clips or pairs: styleganv (first 2,048 videos in sorted order, a random clip each), random-2048, all-clips
+    (those that do not overlap), digan (10 repeats of random-2048), or training (as training measures itself)."""
     against: str | None = None
     """Another shard set of the same frame size; without it that of the run."""
-    frames: int = 16
-    """Frames of a clip, at the stride of the run's stage 3."""
-    generated: int = 2048
-    """Generated videos, in each repeat."""
+    commit: str | None = None
+    """A commit of stage 3 (of stage 1 with --measure pairs) by its name, or all; without it the exported networks."""
+    frames: int | None = None
+    """Frames of a clip, at the stride of the run's stage 3; without it 16. Published figures have 16 or 128."""
+    generated: int | None = None
+    """Generated videos or pairs, in each repeat; without it 2048."""
     features: str | None = None
-    """TorchScript file (path or s3:// URI) of a feature network with the call of StyleGAN-V's I3D; without it the built-in one."""
+    """File of a feature network (path or s3:// URI), without it the built-in one, whose figures are neither FVD nor FID. clips:
+    I3D as of StyleGAN-V, or what `features check --out` wrote. pairs: Inception as of StyleGAN2-ADA. classes: C3D as of StyleGAN-V."""
     features_sha256: str | None = None
     """Hash that this file must have."""
-    seed: int = 0
-    """Of the choice of real clips and of the generated videos."""
+    seed: int | None = None
+    """Of the choice of real samples and of the generated ones; without it 0."""
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
 
 def run(flags: Flags) -> None:
-    """Write the result into the run folder and print it."""
+    """Write the results into the run folder and print them."""
     validate_resources(flags.resources)
-    if not 0 <= flags.seed < 2**31:
-        raise InputError(f"--seed is {flags.seed}; give a whole number from 0 on")
-    folder, question = read_run(flags.run), Question(flags.protocol, flags.frames, flags.generated, flags.seed, _network(flags))
-    against = flags.against or folder.data
-    parts_of(folder, ShardSet.open(against), question)  # a mistake is told before a cluster starts
+    folder = read_run(flags.run)
+    question = ask(folder.run, flags.measure, flags.protocol, flags.frames, flags.generated, flags.seed, _network(flags))
+    shards = ShardSet.open(flags.against or folder.data)
+    check(folder, shards, question)
+    real, found = real_parts(folder, shards, question), subjects(folder, question.stage, flags.commit)
     with session(flags.resources):
-        result = evaluate(folder, against, question, flags.resources)
-    path = result_path(result)
-    folder.store.write(path, json.dumps(result, indent=1).encode())
-    clips = f"{result['real_clips'][0]} real and {result['generated_clips'][0]} generated clips of {flags.frames} frames"
-    print(f"evaluate: {result['measure']}, {flags.protocol}: {result['distance']:.4g} +- {result['bootstrap_error']:.2g}, {clips}")
-    print(f"{folder.uri}/{path}")
+        results = evaluate(folder, shards, question, real, found, flags.resources)
+    for result in results:
+        path = result_path(question, result)
+        folder.store.write(path, json.dumps(result, indent=1).encode())
+        print(f"evaluate: {_told(result)}\n{folder.uri}/{path}")
+    if len(results) > 1:
+        print(f"evaluate: best is {best(results)['subject']}")
+
+
+def _told(result: dict[str, Any]) -> str:
+    figure = result["score"] if "score" in result else result["distance"]
+    sides = f" (former {result['former']:.4g}, latter {result['latter']:.4g})" if "former" in result else ""
+    counts = f"{result['generated_samples'][0]} generated, {result['real_samples'][0]} real"
+    return f"{result['subject']}: {result['measure']}, {result['protocol']}: {figure:.4g} +- {result['error']:.2g}{sides}, {counts}"
 
 
 def _network(flags: Flags) -> NetworkFile | None:
@@ -70,5 +87,5 @@ if __name__ == "__main__":
     main(
         run,
         Flags,
-        "Compare a finished run's videos with real clips by a named protocol, in built-in features (which are not FVD) or those of a file.",
+        "Compare a run's videos or pairs with real ones by a named protocol, in built-in features (neither FVD nor FID) or a file's.",
     )

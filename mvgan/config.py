@@ -221,6 +221,12 @@ class Video:
     """Clips between log lines."""
     commit_clips: int = 3200
     """Clips between commits."""
+    evaluations: int = 0
+    """How often the Frechet distance to real clips is taken over the stage; 0 leaves it."""
+    eval_clips: int = 256
+    """Real and generated clips of each such measure."""
+    select: Literal["last", "best"] = "last"
+    """Which commit of this stage is exported: the last, or the one with the best Frechet distance."""
 
 
 @dataclass(frozen=True)

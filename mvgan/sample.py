@@ -33,15 +33,18 @@ class Generator:
     latent: LatentGenerator
 
     @classmethod
-    def load(cls, uri: str, device: torch.device | str = "cpu") -> "Generator":
-        """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished."""
+    def load(cls, uri: str, device: torch.device | str = "cpu", latent_weights: bytes | None = None) -> "Generator":
+        """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished.
+
+        latent_weights: a safetensors file of the latent code generator, to be taken instead of the exported one.
+        """
         store = open_store(uri)
         run, source_fps = _settings(store)
         pairs = nets.Generator(run.network, run.resolution)
         load_weights(store, "generator.safetensors", pairs)
         codes = read_tensors(store, "codes.safetensors", "backward", "forward")
         latent = LatentGenerator(run.network.w_dim, run.video.hidden, run.num_codes, run.video.residual)
-        load_weights(store, "latent.safetensors", latent)
+        load_weights(store, "latent.safetensors", latent, latent_weights)
         stacked = torch.stack([codes["backward"], codes["forward"]])
         for network in (pairs, latent):
             network.to(device).eval().requires_grad_(False)

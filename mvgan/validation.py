@@ -32,6 +32,8 @@ def validate(run: Run) -> Run:
         )
     if run.codes.select == "best" and not run.pairs.evaluations:
         raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
+    if run.video.select == "best" and not run.video.evaluations:
+        raise InputError("video.select best needs measures of stage 3; set video.evaluations to at least 1, or take video.select last")
     if not 0 <= run.ingest.qp <= 51:
         raise InputError(f"ingest.qp {run.ingest.qp} is not between 0 and 51")
     if run.ingest.min_frames < 2:
@@ -50,7 +52,7 @@ def _windows_divide(stage: str, items: int, group: int) -> None:
 
 MAY_BE_ZERO = {
     "seed", "max_skipped", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
-    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.gp_weight",
+    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.evaluations", "video.gp_weight",
 }  # fmt: skip
 SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
 

@@ -82,9 +82,9 @@ def own_cpus(resources: Resources) -> int:
 
 
 def own_store_bytes(resources: Resources) -> int:
-    """Object store of such a cluster: 1 GiB a worker, of which the streams fill a part, and at most an eighth of the memory."""
+    """Object store of such a cluster: 2 GiB a worker, of which the streams fill a part, and at most an eighth of the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(resources.workers * 2**30, memory // 8)
+    return min(2 * resources.workers * 2**30, memory // 8)
 
 
 @contextmanager

@@ -52,6 +52,16 @@ class _Features(ABC):
         parts = [self._features(_averaged_down(frames[i : i + batch].to(self._device))) for i in range(0, len(frames), batch)]
         return torch.cat(parts).cpu()
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the filters, by which a figure says what it was measured with."""
+        tensors = [tensor for branch in self._branches for tensor in branch.filters]
+        return hashlib.sha256(b"".join(tensor.cpu().contiguous().numpy().round(4).tobytes() for tensor in tensors)).hexdigest()
+
+    @property
+    @abstractmethod
+    def _branches(self) -> "tuple[_Branch, ...]": ...
+
     @abstractmethod
     def _features(self, x: Tensor) -> Tensor:
         """Features of frames in [-1, 1], of at most MAX_SIZE a side."""
@@ -76,6 +86,10 @@ class PairFeatures(_Features):
         if frames.ndim != 5 or frames.shape[1:3] != (2, 3):
             raise ValueError(f"expected frame pairs [n, 2, 3, h, w], got {list(frames.shape)}")
         return super().__call__(frames, batch)
+
+    @property
+    def _branches(self) -> "tuple[_Branch, ...]":
+        return self._content, self._motion
 
     def _features(self, x: Tensor) -> Tensor:
         return torch.cat([self._content(x.flatten(1, 2)), self._motion(torch.tanh(MOTION_GAIN * (x[:, 1] - x[:, 0])))], 1)
@@ -103,10 +117,8 @@ class ClipFeatures(_Features):
         return super().__call__(frames, batch)
 
     @property
-    def sha256(self) -> str:
-        """Hash of the filters, by which a figure says what it was measured with."""
-        tensors = [tensor for branch in (self._content, self._motion) for tensor in branch.filters]
-        return hashlib.sha256(b"".join(tensor.cpu().contiguous().numpy().round(4).tobytes() for tensor in tensors)).hexdigest()
+    def _branches(self) -> "tuple[_Branch, ...]":
+        return self._content, self._motion
 
     def _features(self, x: Tensor) -> Tensor:
         changes = torch.tanh(MOTION_GAIN * (x[:, 1:] - x[:, :-1])).transpose(1, 2)

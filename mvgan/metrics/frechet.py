@@ -21,7 +21,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     cross = _root_trace_of_full_rank(first, second) if min(a.n, b.n) > len(a.mean) else None
     if cross is None:
         cross = _root_trace(first, second)
-    return float(_distances(a.mean, first, b.mean, second, cross))
+    return float(_distance(a.mean, first.trace(), b.mean, second.trace(), cross))
 
 
 def frechet_error(a: Tensor, b: Tensor, resamples: int = 20, seed: int = 0) -> float:
@@ -31,41 +31,40 @@ def frechet_error(a: Tensor, b: Tensor, resamples: int = 20, seed: int = 0) -> f
     fewer different vectors.
     """
     generator = torch.Generator().manual_seed(seed)
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()
-    (mean_a, cov_a), (mean_b, cov_b) = (_resampled(x, resamples, generator) for x in (a, b))
-    return float(_distances(mean_a, cov_a, mean_b, cov_b, _root_trace(cov_a, cov_b)).std())
+    sets = [x.detach().cpu().double() for x in (a, b)]
+    chosen = [torch.randint(len(x), (resamples, len(x)), generator=generator) for x in sets]
+    distances = [_resampled_distance(*sets, *rows) for rows in zip(*chosen, strict=True)]
+    return float(torch.stack(distances).std())
 
 
-def _resampled(x: Tensor, resamples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Means [resamples, d] and covariances [resamples, d, d] of `resamples` draws of n vectors from `x` [n, d]."""
-    n = len(x)
-    chosen = torch.randint(n, (resamples, n), generator=generator)
-    # How often each vector was drawn serves as its weight, so nothing of size resamples x n x d is built.
-    weights = torch.zeros(resamples, n, dtype=x.dtype).scatter_add_(1, chosen, torch.ones(resamples, n, dtype=x.dtype))
-    centre = x.mean(0)
-    x = x - centre
-    offsets = weights @ x / n
-    second = torch.stack([x.T @ (weight[:, None] * x) for weight in weights])
-    covariances = (second - n * offsets[:, :, None] * offsets[:, None, :]) / max(n - 1, 1)
-    return centre + offsets, covariances
+def _resampled_distance(a: Tensor, b: Tensor, chosen_a: Tensor, chosen_b: Tensor) -> Tensor:
+    """The distance of the chosen vectors of two sets [n, d], by their own factors: no covariance of d dimensions has to be taken apart."""
+    (mean_a, factor_a), (mean_b, factor_b) = _factored(a, chosen_a), _factored(b, chosen_b)
+    cross = torch.linalg.svdvals(factor_a @ factor_b.mT).sum()
+    return _distance(mean_a, factor_a.square().sum(), mean_b, factor_b.square().sum(), cross)
 
 
-def _distances(mean_a: Tensor, a: Tensor, mean_b: Tensor, b: Tensor, cross: Tensor) -> Tensor:
-    """Frechet distances of means [..., d] and covariances [..., d, d], whose tr (A B)^(1/2) is `cross`: [...].
+def _factored(x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [d] of the rows of `x` [n, d] that were `chosen` [n], and F [m, d], m <= d, with F^T F their covariance."""
+    rows, counts = chosen.unique(return_counts=True)
+    weights = counts.to(x.dtype)[:, None] / len(x)
+    mean = (weights * x[rows]).sum(0)
+    factor = (x[rows] - mean) * (weights * len(x) / max(len(x) - 1, 1)).sqrt()
+    return mean, factor if len(factor) <= x.shape[1] else torch.linalg.qr(factor, mode="r").R
 
-    Never below zero, where rounding can lead.
-    """
-    traces = a.diagonal(dim1=-2, dim2=-1).sum(-1) + b.diagonal(dim1=-2, dim2=-1).sum(-1)
-    distances: Tensor = (mean_a - mean_b).square().sum(-1) + traces - 2 * cross
-    return distances.clamp_min(0)
+
+def _distance(mean_a: Tensor, trace_a: Tensor, mean_b: Tensor, trace_b: Tensor, cross: Tensor) -> Tensor:
+    """That of means [d] and covariances with these traces and `cross` = tr (A B)^(1/2). Never below zero, where rounding can lead."""
+    distance: Tensor = (mean_a - mean_b).square().sum() + trace_a + trace_b - 2 * cross
+    return distance.clamp_min(0)
 
 
 def _root_trace(a: Tensor, b: Tensor) -> Tensor:
-    """tr (A B)^(1/2) of covariances [..., d, d]: [...]; exact for those without full rank too.
+    """tr (A B)^(1/2) of covariances [d, d]; exact for those without full rank too.
 
     With A = F F^T and B = H H^T it is the sum of the singular values of F^T H: no square root of a product that is not symmetric.
     """
-    return torch.linalg.svdvals(_factor(a).mT @ _factor(b)).sum(-1)
+    return torch.linalg.svdvals(_factor(a).mT @ _factor(b)).sum()
 
 
 def _root_trace_of_full_rank(a: Tensor, b: Tensor) -> Tensor | None:
@@ -94,8 +93,7 @@ def _norm(a: Tensor) -> Tensor:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """F with F F^T = `covariance` [..., d, d]; eigenvalues that are rounding only (below d eps of the largest) count as zero."""
+    """F with F F^T = `covariance` [d, d]; eigenvalues that are rounding only (below d eps of the largest) count as zero."""
     values, vectors = torch.linalg.eigh(covariance)
-    least = values[..., -1:].clamp_min(0) * (values.shape[-1] * torch.finfo(values.dtype).eps)
-    roots = torch.where(values > least, values, 0).sqrt()
-    return torch.mul(vectors, roots[..., None, :])
+    least = values[-1].clamp_min(0) * (len(values) * torch.finfo(values.dtype).eps)
+    return torch.mul(vectors, torch.where(values > least, values, 0).sqrt())

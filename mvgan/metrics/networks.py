@@ -1,26 +1,34 @@
-"""Feature networks that the user names by file and sha256: TorchScript with the call of the published I3D and C3D files.
+"""Feature networks that the user names by file and sha256, called as the published files of their kind are.
 
-Nothing is downloaded. A figure is an FVD only if the file is the I3D of its paper, which the hash alone cannot say.
+- clips: I3D, TorchScript with the call of StyleGAN-V's file, or the safetensors that `python -m jobs.features check` writes.
+- pairs: Inception of 2015, TorchScript with the call of StyleGAN2-ADA's file.
+- classes: C3D of UCF101, TorchScript with the call of StyleGAN-V's file.
+
+Nothing is downloaded.
 """
 
+import functools
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mvgan.config import InputError
+from mvgan.metrics.i3d import load_i3d, prepare
+from mvgan.metrics.i3d_check import FVD, RGB_IMAGENET, Identity, identify, read_tensors_of
 from mvgan.storage.uri import open_store
 
 
 BATCH = 8
-"""Clips at once: the network works on 224 px, whatever size they have."""
+"""Samples at once: the network works on 224 or 299 px, whatever size they have."""
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A TorchScript file at `uri` that is only used when it has `sha256`."""
+    """A file at `uri` that is only used when it has `sha256`."""
 
     uri: str
     sha256: str
@@ -40,42 +48,116 @@ class NetworkFile:
         return data
 
 
-class ClipNetwork:
-    """Maps clips to features by a TorchScript network."""
+@dataclass(frozen=True)
+class Kind:
+    """How the networks of a measure are called."""
 
-    def __init__(self, file: NetworkFile, device: torch.device | str = "cpu") -> None:
-        """Raises InputError for a file that is not TorchScript, beside what NetworkFile says."""
+    takes: str
+    """Its input and options, in words."""
+    size: int
+    """Numbers that it gives for each sample."""
+    options: dict[str, bool]
+    published: str
+    """Whose call it is."""
+
+
+KINDS = {
+    "clips": Kind(
+        "uint8 [n, 3, t, h, w] with rescale, resize and return_features",
+        400,
+        {"rescale": True, "resize": True, "return_features": True},
+        "StyleGAN-V's I3D file",
+    ),
+    "pairs": Kind("uint8 [n, 3, h, w] with return_features", 2048, {"return_features": True}, "StyleGAN2-ADA's Inception file"),
+    "classes": Kind("uint8 [n, 3, t, h, w]", 101, {}, "StyleGAN-V's C3D file"),
+}
+"""By the measure that they serve."""
+
+
+class FeatureNetwork:
+    """Maps samples of a measure to the features, or the class probabilities, of a file's network."""
+
+    def __init__(self, measure: str, file: NetworkFile, device: torch.device | str = "cpu") -> None:
+        """Raises InputError for a file that holds no network, or I3D weights that are not those of FVD, beside what NetworkFile says."""
+        self._measure, self._kind, self._file, self._device = measure, KINDS[measure], file, device
         data = file.read()
-        try:
-            network = torch.jit.load(io.BytesIO(data), map_location=device)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"feature network {file.uri} is no TorchScript file ({reason}); give one") from None
-        self._network, self._file, self._device = network.eval(), file, device
+        if measure == "clips" and not data.startswith(b"PK"):
+            self._network: Callable[..., Tensor] = _of_weights(file, data, device)
+        else:
+            self._network = _of_torchscript(file, data, device)
 
     @torch.no_grad()
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Features float32 [n, dim] on the CPU of clips uint8 [n, t, 3, h, w].
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Features float32 on the CPU of samples uint8 [n, t, 3, h, w]: [n, 400] of clips, [n, 2, 2048] of pairs, [n, 101] of classes.
 
-        The network gets uint8 [n, 3, t, h, w] with rescale, resize and return_features, and does those itself. Raises InputError
-        when it takes no such call, or gives anything but finite [n, dim].
+        Raises InputError when the network takes no such call, or gives anything but finite numbers of that shape, of classes
+        probabilities.
         """
-        if clips.ndim != 5 or clips.shape[2] != 3 or clips.dtype != torch.uint8:
-            raise ValueError(f"expected clips uint8 [n, t, 3, h, w], got {clips.dtype} {list(clips.shape)}")
-        return torch.cat([self._features(part.to(self._device)) for part in clips.split(BATCH)])
+        if samples.ndim != 5 or samples.shape[2] != 3 or samples.dtype != torch.uint8:
+            raise ValueError(f"expected samples uint8 [n, t, 3, h, w], got {samples.dtype} {list(samples.shape)}")
+        # TF32, torch's default for convolutions on a GPU, would move figures that are to be compared.
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=cudnn.deterministic, allow_tf32=False):
+            return torch.cat([self._features(part.to(self._device)) for part in samples.split(BATCH)])
 
-    def _features(self, clips: Tensor) -> Tensor:
+    def _features(self, samples: Tensor) -> Tensor:
+        if self._measure == "pairs":
+            return self._called(samples.flatten(0, 1)).unflatten(0, (len(samples), -1))
+        return self._called(samples.transpose(1, 2))
+
+    def _called(self, x: Tensor) -> Tensor:
         try:
-            features = self._network(clips.transpose(1, 2), rescale=True, resize=True, return_features=True)
-        except RuntimeError as error:
-            lines = str(error).strip().splitlines()
+            features = self._network(x, **self._kind.options)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1]
             raise InputError(
-                f"feature network {self._file.uri} does not take uint8 [n, 3, t, h, w] with rescale, resize and return_features "
-                f"({lines[-1]}); give one with the call of StyleGAN-V's I3D file"
+                f"feature network {self._file.uri} does not take {self._kind.takes} ({reason}); "
+                f"give one with the call of {self._kind.published}"
             ) from None
-        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(clips) or not features.isfinite().all():
+        size = self._kind.size
+        if not isinstance(features, Tensor) or list(features.shape) != [len(x), size] or not features.isfinite().all():
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise InputError(
-                f"feature network {self._file.uri} gives {shape} for {len(clips)} clips, expected finite [n, dim]; give another"
+                f"feature network {self._file.uri} gives {shape} for {len(x)} samples, expected finite [{len(x)}, {size}] "
+                f"as {self._kind.published} does; give another"
             )
+        if self._measure == "classes" and not ((features >= 0).all() and ((features.sum(1) - 1).abs() < 1e-3).all()):
+            raise InputError(f"feature network {self._file.uri} gives no probabilities: rows of at least 0 that sum to 1; give another")
         return features.float().cpu()
+
+
+def _of_torchscript(file: NetworkFile, data: bytes, device: torch.device | str) -> Callable[..., Tensor]:
+    try:
+        network: Callable[..., Tensor] = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"feature network {file.uri} is no TorchScript file ({reason}); give one") from None
+    return network
+
+
+def _of_weights(file: NetworkFile, data: bytes, device: torch.device | str) -> Callable[..., Tensor]:
+    """I3D from weights that are proven."""
+    found = identify(read_tensors_of(data, file.uri))
+    if found.network != FVD:
+        raise InputError(f"feature network {file.uri} is not the I3D of FVD: {_other(found)}; see `python -m jobs.features check`")
+    network = load_i3d(found.variables).to(device).eval().requires_grad_(False)
+    return lambda clips, **_: network(prepare(clips))
+
+
+def _other(found: Identity) -> str:
+    if found.network == RGB_IMAGENET:
+        return "it is rgb_imagenet"
+    return f"{len(found.missing)} of its variables are missing or have other values, first {found.missing[0]}"
+
+
+@functools.cache
+def described(measure: str, file: NetworkFile) -> tuple[str, str]:
+    """What features of `file` are, and how it prepares samples. Only those of FVD's own I3D, told by its weights, are called FVD."""
+    data, published = file.read(), KINDS[measure].published
+    prepares = "rescaled and resized by the network" if data.startswith(b"PK") else "bilinear to 224 px, centre, to [-1, 1]"
+    if measure != "clips":
+        return f"{file.uri} (called as {published}; mvgan does not know its weights)", prepares
+    network = identify(read_tensors_of(data, file.uri)).network
+    if network == FVD:
+        return f"{file.uri} (all weights are those of I3D Kinetics-400: FVD)", prepares
+    return f"{file.uri} ({'I3D rgb_imagenet' if network == RGB_IMAGENET else 'not the I3D of FVD'}: not FVD)", prepares

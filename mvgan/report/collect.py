@@ -11,12 +11,11 @@ import torch
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Item, clip_windows, decode_window, pair_windows
+from mvgan.metrics.clips import ClipFigures, ClipSums
 from mvgan.metrics.features import PairFeatures
 from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 from mvgan.report.gates import (
-    ClipFigures,
-    ClipSums,
     Gate,
     Measure,
     content_gate,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
+from mvgan.metrics.clips import ClipFigures
 
 
 MAX_FRECHET_SHARE = 0.1
@@ -139,51 +139,6 @@ def _counted(counts: dict[str, tuple[int, int]]) -> str:
 
 def _method_name(method: str) -> str:
     return {"nullspace": "null space (eq. 8)", "generalized": "generalised eigenproblem", "random": "random directions"}[method]
-
-
-@dataclass(frozen=True)
-class ClipFigures:
-    """What gate (c) asks of a set of clips."""
-
-    videos: int
-    motion: float
-    """Mean squared difference of consecutive frames."""
-    within: float
-    """Mean squared difference of the mean frames of the two halves of a video."""
-    between: float
-    """Mean squared difference of the mean frames of two different videos."""
-
-    @property
-    def content_share(self) -> float:
-        """How far the mean frame moves within a video, as a share of the distance between videos."""
-        return self.within / self.between if self.between else float("inf")
-
-
-class ClipSums:
-    """Gathers ClipFigures clip by clip, so that memory holds one mean frame a video and no more."""
-
-    def __init__(self) -> None:
-        self._motion: list[float] = []
-        self._within: list[float] = []
-        self._means: list[np.ndarray] = []
-
-    def add(self, clip: np.ndarray) -> None:
-        """Take in one clip uint8 [t, 3, h, w], t >= 2. The middle frame of an odd number belongs to the second half."""
-        if clip.ndim != 4 or len(clip) < 2 or clip.dtype != np.uint8:
-            raise ValueError(f"expected a clip uint8 [t, 3, h, w] of 2 frames or more, got {clip.dtype} {clip.shape}")
-        frames = clip.astype(np.float64) / 127.5 - 1
-        half = len(frames) // 2
-        self._motion.append(float(np.square(np.diff(frames, axis=0)).mean()))
-        self._within.append(float(np.square(frames[:half].mean(0) - frames[half:].mean(0)).mean()))
-        self._means.append(frames.mean(0))
-
-    def figures(self) -> ClipFigures:
-        """The figures of all clips so far, at least one. Between videos: the mean over all pairs of different ones, 0 of one."""
-        if not self._means:
-            raise ValueError("no clip was added")
-        # The mean squared difference of two draws is twice their variance.
-        between = 2 * float(np.stack(self._means).var(axis=0, ddof=1).mean()) if len(self._means) > 1 else 0.0
-        return ClipFigures(len(self._means), float(np.mean(self._motion)), float(np.mean(self._within)), between)
 
 
 def motion_gate(generated: ClipFigures, real: ClipFigures) -> Gate:

@@ -21,7 +21,8 @@ from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
 from mvgan.train.codes import latents, synthesize
-from mvgan.train.session import load_generator, picture, to_uint8
+from mvgan.train.measure import to_uint8
+from mvgan.train.session import load_generator, picture
 
 
 VISIBLE_MSE = 3e-3

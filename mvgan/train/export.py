@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mvgan.config import InputError, to_dict
 from mvgan.data.shards import ShardSet
-from mvgan.storage.commit import Damaged
+from mvgan.storage.commit import Commit, Damaged
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
 from mvgan.train.committer import measured_commits
@@ -21,16 +21,26 @@ from mvgan.train.state import from_bytes
 logger = logging.getLogger(__name__)
 
 
+WEIGHTS = {"pairs": "generator.safetensors", "video": "latent.safetensors"}
+"""The file that a trained stage exports."""
+
+
 def export_weights(folder: RunFolder, stage: str) -> None:
     """Write the weights that `pairs` or `video` has learned. The generator of pairs is the averaged one."""
     last = folder.require(stage)
-    best = stage == "pairs" and folder.run.codes.select == "best"
-    state = from_bytes(_best_state(folder) if best else folder.commits(stage).read(last, "state.pt"))
-    name, weights = ("generator", state["ema"]) if stage == "pairs" else ("latent", state["latent"]["net"])
-    folder.store.write(f"export/{name}.safetensors", save({key: value.contiguous() for key, value in weights.items()}))
+    best = (folder.run.codes if stage == "pairs" else folder.run.video).select == "best"
+    weights = _best_weights(folder, stage) if best else committed_weights(folder, stage, last)
+    folder.store.write(f"export/{WEIGHTS[stage]}", weights)
     fps = float(np.median(ShardSet.open(folder.data, verify=False).fps))
     about = {"format_version": 1, "config": to_dict(folder.run), "fps": fps}
     folder.store.write("export/config.json", json.dumps(about, indent=1).encode())
+
+
+def committed_weights(folder: RunFolder, stage: str, commit: Commit) -> bytes:
+    """The weights in a commit of `stage`, as the file that it would export. Raises Damaged."""
+    state = from_bytes(folder.commits(stage).read(commit, "state.pt"))
+    weights = state["ema"] if stage == "pairs" else state["latent"]["net"]
+    return save({key: value.contiguous() for key, value in weights.items()})
 
 
 def export_codes(folder: RunFolder) -> None:
@@ -51,10 +61,13 @@ def read_json(store: Store, name: str) -> dict[str, Any]:
     return content
 
 
-def read_tensors(store: Store, name: str, *needed: str) -> dict[str, Tensor]:
-    """The tensors in `export/<name>` of the run at `store`. Raises InputError when it is missing, damaged or without one `needed`."""
+def read_tensors(store: Store, name: str, *needed: str, content: bytes | None = None) -> dict[str, Tensor]:
+    """The tensors in `export/<name>` of the run at `store`, or in `content` in its place.
+
+    Raises InputError when it is missing, damaged or without one `needed`.
+    """
     try:
-        tensors = load(_read(store, name))
+        tensors = load(_read(store, name) if content is None else content)
     except SafetensorError as error:
         raise damaged(store, name, error) from None
     for tensor in needed:
@@ -63,9 +76,12 @@ def read_tensors(store: Store, name: str, *needed: str) -> dict[str, Tensor]:
     return tensors
 
 
-def load_weights(store: Store, name: str, network: nn.Module) -> None:
-    """Give `network` the weights in `export/<name>` of the run at `store`. Raises InputError when they are not there or not its own."""
-    tensors = read_tensors(store, name, *network.state_dict())
+def load_weights(store: Store, name: str, network: nn.Module, content: bytes | None = None) -> None:
+    """Give `network` the weights in `export/<name>` of the run at `store`, or in `content` in its place.
+
+    Raises InputError when they are not there or not its own.
+    """
+    tensors = read_tensors(store, name, *network.state_dict(), content=content)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -85,16 +101,16 @@ def _read(store: Store, name: str) -> bytes:
         raise InputError(f"{store.uri}/export has no {name}: the run has not finished; run `python -m jobs.pipeline` on it first") from None
 
 
-def _best_state(folder: RunFolder) -> bytes:
-    """The state of the measured commit of stage 1 with the smallest Frechet distance whose files verify; warns of better ones."""
-    commits = folder.commits("pairs")
+def _best_weights(folder: RunFolder, stage: str) -> bytes:
+    """Those of the measured commit of `stage` with the smallest Frechet distance whose files verify; warns of better ones."""
     damaged = ""
-    for commit in measured_commits(commits):
+    for commit in measured_commits(folder.commits(stage)):
         try:
-            return commits.read(commit, "state.pt")
+            return committed_weights(folder, stage, commit)
         except Damaged as error:
             damaged = str(error)
             logger.warning("commit %s, the best by its Frechet distance, is passed over: %s", commit.name, error)
+    setting = {"pairs": "codes.select", "video": "video.select"}[stage]
     if damaged:
-        raise InputError(f"codes.select best: all measured commits are damaged ({damaged}); restore them, or take --codes.select last")
-    raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
+        raise InputError(f"{setting} best: all measured commits are damaged ({damaged}); restore them, or take --{setting} last")
+    raise InputError(f"{setting} best needs measures; set {stage}.evaluations to at least 1, or take {setting} last")

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +19,15 @@ from mvgan.config import InputError, Run
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Windows, clip_windows, decode_window, pair_windows
 from mvgan.media import encode_png, grid, upscale
-from mvgan.metrics.features import PairFeatures
-from mvgan.metrics.frechet import frechet_distance, frechet_error
-from mvgan.metrics.moments import Moments
 from mvgan.motion.codes import strengths
 from mvgan.nets.generator import Generator
+from mvgan.sample import Generator as VideoGenerator
 from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.run import RunFolder
 from mvgan.train.committer import Committer
 from mvgan.train.export import load_weights, read_tensors
 from mvgan.train.hooks import Evaluator, History, Recorder, Sampler, Say, Ticker
+from mvgan.train.measure import clip_measure, pair_measure, to_uint8
 from mvgan.train.outbox import Outbox
 from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
@@ -93,7 +91,7 @@ def plan_of(run: Run, name: str, num_videos: int) -> Plan:
         tick, commit = round(config.tick_kimg * 1000), round(config.commit_kimg * 1000)
         return Plan(round(config.total_kimg * 1000), config.batch, tick, commit, config.evaluations)
     total = round(run.video.epochs * num_videos) if run.video.epochs else run.video.total_clips
-    return Plan(total, run.video.batch, run.video.tick_clips, run.video.commit_clips)
+    return Plan(total, run.video.batch, run.video.tick_clips, run.video.commit_clips, run.video.evaluations)
 
 
 @dataclass(frozen=True)
@@ -201,10 +199,10 @@ def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int =
     return torch.stack([(motion / strengths(side, gram)).sqrt() for side, gram in zip(codes, grams, strict=True)]).float()
 
 
-def load_generator(folder: RunFolder) -> Generator:
-    """The exported pair generator of a run, in evaluation mode on the CPU."""
+def load_generator(folder: RunFolder, weights: bytes | None = None) -> Generator:
+    """The exported pair generator of a run, or that of a safetensors file with these `weights`, in evaluation mode on the CPU."""
     generator = Generator(folder.run.network, folder.run.resolution)
-    load_weights(folder.store, "generator.safetensors", generator)
+    load_weights(folder.store, "generator.safetensors", generator, weights)
     return generator.eval().requires_grad_(False)
 
 
@@ -215,40 +213,13 @@ def _beside(
     run, device = folder.run, worker.device
     if isinstance(stage, PairStage):
         hooks: list[Hook] = [Sampler(name, plan, outbox, lambda: pair_grid(stage.ema, run, device))]
-        if run.pairs.evaluations:
-            real = PairFeatures(device=device)(torch.from_numpy(real_pairs(shards, run, run.pairs.eval_pairs)))
-            hooks.append(Evaluator(name, plan, outbox, history, lambda: _measure(stage.ema, run, real, device), worker.say))
-        return hooks
-    assert isinstance(stage, VideoStage)
-    return [Sampler(name, plan, outbox, lambda: video_rows(stage))]
-
-
-def real_pairs(shards: ShardSet, run: Run, count: int, purpose: str = "evaluation") -> np.ndarray:
-    """`count` pairs uint8 [count, 2, 3, h, w], drawn as in training but from windows of their own."""
-    windows = pair_windows(shards, run, purpose)
-    needed = -(-count // windows.items_per_window)
-    return np.concatenate([decode_window(shards, windows[index]) for index in range(needed)])[:count]
-
-
-def generated_pairs(generator: Generator, run: Run, count: int, device: torch.device, purpose: str = "evaluation") -> Tensor:
-    """`count` pairs [count, 2, 3, h, w] in [-1, 1] from fresh latents and noise, in float32."""
-    chunks = []
-    for start in range(0, count, 64):
-        draws = Draws(run.seed, purpose, start, [0], min(64, count - start), device)
-        w = generator.mapping(draws.normal(run.network.z_dim))
-        chunks.append(generator.synthesis(w, draws.noise(generator.synthesis.noise_shapes()), torch.float32).clamp(-1, 1))
-    return torch.cat(chunks)
-
-
-def _measure(generator: Generator, run: Run, real: Tensor, device: torch.device) -> dict[str, Any]:
-    """Frechet distance of generated pairs to `real` [n, d], in the seeded features (not FID), with its bootstrap error."""
-    fake = PairFeatures(device=device)(generated_pairs(generator, run, len(real), device))
-    return {"frechet": frechet_distance(Moments.of(real), Moments.of(fake)), "frechet_error": frechet_error(real, fake)}
-
-
-def to_uint8(frames: Tensor) -> np.ndarray:
-    """Frames in [-1, 1] -> uint8."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        measure = pair_measure(shards, run, stage.ema, device) if plan.evaluations else None
+    else:
+        assert isinstance(stage, VideoStage)
+        hooks = [Sampler(name, plan, outbox, lambda: video_rows(stage))]
+        generator = VideoGenerator(run, 0.0, stage.pair_generator, stage.codes, stage.latent)
+        measure = clip_measure(shards, run, generator, device) if plan.evaluations else None
+    return [*hooks, Evaluator(name, plan, outbox, history, measure, worker.say)] if measure else hooks
 
 
 def pair_grid(generator: Generator, run: Run, device: torch.device, columns: int = 8, rows: int = 4) -> bytes:

@@ -34,7 +34,7 @@ def tiny_config() -> Run:
     )  # fmt: skip
     video = Video(
         total_clips=16, num_frames=4, batch=4, group=4, hidden=16, residual=0.5, g_steps=1, d_channels=4, d_scales=1,
-        pieces_per_window=4, tick_clips=8, commit_clips=16,
+        pieces_per_window=4, tick_clips=8, commit_clips=16, evaluations=2, eval_clips=16,
     )  # fmt: skip
     return validate(dataclasses.replace(smoke(), num_codes=2, latents=2, stride=2, network=network, pairs=pairs, video=video))
 

@@ -1,0 +1,193 @@
+"""The work of an evaluation, cut into tasks: a part is some real or generated samples, whose figures one task computes."""
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvgan.config import InputError
+from mvgan.data.shards import ShardSet
+from mvgan.data.windows import Item, decode_window
+from mvgan.evaluation.question import TRAINING, Question
+from mvgan.evaluation.subject import Subject, pair_generator, video_generator
+from mvgan.metrics.clips import ClipSums
+from mvgan.metrics.features import ClipFeatures, PairFeatures
+from mvgan.metrics.networks import FeatureNetwork, NetworkFile
+from mvgan.metrics.protocol import PROTOCOLS, real_clips
+from mvgan.storage.run import RunFolder
+from mvgan.storage.uri import Store
+from mvgan.train.measure import TOGETHER, drawn_items, generated_pairs
+
+
+CACHE = "evaluation/features"
+
+Arrays = dict[str, np.ndarray]
+"""The figures of a part: `features` [n, d], of pairs by a file's network `former` and `latter`, of classes `probabilities` [n, classes];
+of clips also what ClipSums holds."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a measure: real ones, `items` of the shards at `source`, or those of `subject`, `count` from number `start` on.
+
+    content: hash of what they come from. Clips of `num_frames` frames; the number of a video is its seed, and pairs have `seed`.
+    """
+
+    measure: str
+    source: str
+    content: str
+    network: NetworkFile | None = None
+    items: tuple[Item, ...] = ()
+    subject: Subject | None = None
+    start: int = 0
+    count: int = 0
+    seed: int = 0
+    num_frames: int = 0
+
+    @property
+    def key(self) -> str:
+        """The name of its figures in the cache: a hash of all that they depend on."""
+        about = {**asdict(self), "network": features_sha256(self.measure, self.network), "generated": self.subject is not None}
+        del about["source"], about["subject"]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def features_sha256(measure: str, network: NetworkFile | None) -> str:
+    """What the features are computed by: hash of a file, or of the built-in filters."""
+    return network.sha256.lower() if network else _built_in(measure, torch.device("cpu")).sha256
+
+
+def check(folder: RunFolder, shards: ShardSet, question: Question) -> None:
+    """Raise InputError when the sizes of frames differ, or the feature network is another or gives no features of such samples."""
+    run = folder.run
+    if question.network:
+        FeatureNetwork(question.measure, question.network)(
+            torch.zeros(2, question.num_frames, 3, run.resolution, run.resolution, dtype=torch.uint8)
+        )
+    if shards.resolution != run.resolution:
+        raise InputError(
+            f"the shards have frames of {shards.resolution} px and the run of {run.resolution}; give shards of {run.resolution} px"
+        )
+
+
+def real_parts(folder: RunFolder, shards: ShardSet, question: Question) -> list[list[Part]]:
+    """The parts of the real samples of each repeat; none for classes. Raises InputError when the protocol finds too few."""
+    if question.measure == "classes":
+        return [[] for _ in range(question.repeats)]
+    return [
+        [
+            Part(question.measure, shards.uri, shards.content_hash, question.network, items=tuple(some))
+            for some in _split(items, TOGETHER[question.stage])
+        ]
+        for items in _real_items(folder, shards, question)
+    ]
+
+
+def _real_items(folder: RunFolder, shards: ShardSet, question: Question) -> list[list[Item]]:
+    run = folder.run
+    if question.protocol == TRAINING:
+        return [drawn_items(shards, run, question.stage, question.generated)]
+    names = [video["source"] for video in shards.manifest["videos"]]
+    protocol, lengths = PROTOCOLS[question.protocol], shards.lengths.tolist()
+    repeats: list[list[Item]] = [[] for _ in range(question.repeats)]
+    for stride in run.interval if question.measure == "pairs" else (run.stride,):
+        offsets = range(0, question.num_frames * stride, stride)
+        for items, places in zip(repeats, real_clips(protocol, names, lengths, question.num_frames, question.seed, stride), strict=True):
+            for place in places:
+                frames = tuple(place.start + offset for offset in offsets)
+                # Pairs are learned in both orders.
+                orders = (frames, frames[::-1]) if question.measure == "pairs" else (frames,)
+                items.extend(Item(place.video, order, False) for order in orders)
+    return repeats
+
+
+def generated_parts(subject: Subject, question: Question) -> list[list[Part]]:
+    """The parts of the samples of `subject` in each repeat, in which no sample comes again, nor for another seed."""
+    repeats = []
+    for repeat in range(question.repeats):
+        number = question.seed * question.repeats + repeat
+        # By protocol `training` the videos are those of training, whose numbers start at 0.
+        first = 0 if question.measure == "pairs" or question.protocol == TRAINING else number * question.generated
+        seed = 0 if question.measure != "pairs" else question.seed if question.protocol == TRAINING else number
+        repeats.append(
+            [
+                Part(
+                    question.measure, subject.run, subject.sha256, question.network, subject=subject, start=some[0], count=len(some),
+                    seed=seed, num_frames=question.num_frames,
+                )
+                for some in _split(range(first, first + question.generated), TOGETHER[question.stage])
+            ]
+        )  # fmt: skip
+    return repeats
+
+
+def figures_of(part: Part, device: torch.device) -> Arrays:
+    """The figures of the samples of `part`."""
+    samples = _real(part) if part.subject is None else _generated(part, part.subject, device)
+    found = _features(part.measure, part.network, device)(torch.from_numpy(samples)).numpy()
+    if part.measure == "classes":
+        return {"probabilities": found}
+    if part.measure == "pairs":
+        return {"former": found[:, 0], "latter": found[:, 1]} if part.network else {"features": found}
+    sums = ClipSums()
+    for clip in samples:
+        sums.add(clip)
+    return {"features": found, **sums.arrays}
+
+
+def _real(part: Part) -> np.ndarray:
+    shards = ShardSet.open(part.source, verify=False)
+    if shards.content_hash != part.content:
+        raise InputError(f"{part.source} has changed since the evaluation began; leave it as it is, and evaluate again")
+    return decode_window(shards, part.items)
+
+
+def _generated(part: Part, subject: Subject, device: torch.device) -> np.ndarray:
+    numbers = range(part.start, part.start + part.count)
+    if part.measure == "pairs":
+        generator, run = _pairs(subject, device)
+        with torch.no_grad():
+            return generated_pairs(generator, run, part.seed, numbers, device)
+    return _videos(subject, device).sample(numbers, part.num_frames)
+
+
+_pairs = functools.lru_cache(maxsize=1)(pair_generator)
+_videos = functools.lru_cache(maxsize=1)(video_generator)
+"""Once a process: networks take longer to load than some samples to draw."""
+
+
+@functools.lru_cache(maxsize=1)
+def _features(measure: str, network: NetworkFile | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    return FeatureNetwork(measure, network, device) if network else _built_in(measure, device)
+
+
+def _built_in(measure: str, device: torch.device) -> PairFeatures | ClipFeatures:
+    return PairFeatures(device=device) if measure == "pairs" else ClipFeatures(device=device)
+
+
+def cached(store: Store, part: Part) -> Arrays | None:
+    """The figures of `part`, where an evaluation has left them in the run folder."""
+    path = f"{CACHE}/{part.key}.npz"
+    if not store.exists(path):
+        return None
+    with np.load(io.BytesIO(store.read(path)), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def keep(store: Store, part: Part, figures: Arrays) -> None:
+    """Leave the figures of `part` for later evaluations."""
+    out = io.BytesIO()
+    np.savez(out, allow_pickle=False, **figures)
+    store.write(f"{CACHE}/{part.key}.npz", out.getvalue())
+
+
+def _split(samples: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (samples[start : start + size] for start in range(0, len(samples), size))

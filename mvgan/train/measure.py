@@ -1,0 +1,85 @@
+"""The measure of a stage against real data: taken during training to find the best commit, and by `evaluate`.
+
+Samples are drawn by seed and number alone, so that the weights of a commit give the same figure again.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvgan.config import Run
+from mvgan.data.shards import ShardSet
+from mvgan.data.windows import Item, clip_windows, decode_window, pair_windows
+from mvgan.metrics.features import ClipFeatures, PairFeatures
+from mvgan.metrics.frechet import frechet_distance, frechet_error
+from mvgan.metrics.moments import Moments
+from mvgan.nets.generator import Generator
+from mvgan.sample import Generator as VideoGenerator
+from mvgan.train.state import Draws
+
+
+Features = Callable[[Tensor], Tensor]
+"""Maps samples uint8 [n, t, 3, h, w] to features [n, d]."""
+
+CHUNK = 64
+"""Pairs generated at once; what a pair is depends on its chunk."""
+
+TOGETHER = {"pairs": 256, "video": 32}
+"""Samples of a stage whose features are computed together, whole chunks of pairs."""
+
+
+def drawn_items(shards: ShardSet, run: Run, stage: str, count: int, purpose: str = "evaluation") -> list[Item]:
+    """`count` real pairs or clips, drawn as in training but from windows of their own."""
+    windows = pair_windows(shards, run, purpose) if stage == "pairs" else clip_windows(shards, run, purpose)
+    needed = -(-count // windows.items_per_window)
+    return [item for index in range(needed) for item in windows[index]][:count]
+
+
+def generated_pairs(generator: Generator, run: Run, seed: int, numbers: range, device: torch.device) -> np.ndarray:
+    """The pairs of `seed` with these numbers, whole chunks or up to the last one: uint8 [n, 2, 3, h, w], computed in float32."""
+    parts = []
+    for start in range(numbers.start, numbers.stop, CHUNK):
+        draws = Draws(seed, "evaluation", start, [0], min(CHUNK, numbers.stop - start), device)
+        w = generator.mapping(draws.normal(run.network.z_dim))
+        parts.append(to_uint8(generator.synthesis(w, draws.noise(generator.synthesis.noise_shapes()), torch.float32)))
+    return np.concatenate(parts)
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Frames in [-1, 1] -> uint8."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def distance(real: Tensor, generated: Tensor) -> dict[str, float]:
+    """Frechet distance of two sets of features [n, d], with its bootstrap error."""
+    return {"frechet": frechet_distance(Moments.of(real), Moments.of(generated)), "frechet_error": frechet_error(real, generated)}
+
+
+def pair_measure(shards: ShardSet, run: Run, generator: Generator, device: torch.device) -> Callable[[], dict[str, float]]:
+    """Takes the distance of `generator`, as it is then, to `run.pairs.eval_pairs` real pairs, in seeded features (not FID)."""
+    features, count = PairFeatures(device=device), run.pairs.eval_pairs
+
+    def generated(numbers: range) -> np.ndarray:
+        return generated_pairs(generator, run, run.seed, numbers, device)
+
+    return _measure(features, shards, drawn_items(shards, run, "pairs", count), generated, TOGETHER["pairs"])
+
+
+def clip_measure(shards: ShardSet, run: Run, generator: VideoGenerator, device: torch.device) -> Callable[[], dict[str, float]]:
+    """Takes the distance of `generator`, as it is then, to `run.video.eval_clips` real clips, in seeded features (not FVD)."""
+    features, count = ClipFeatures(device=device), run.video.eval_clips
+
+    def generated(numbers: range) -> np.ndarray:
+        return generator.sample(numbers, run.video.num_frames)
+
+    return _measure(features, shards, drawn_items(shards, run, "video", count), generated, TOGETHER["video"])
+
+
+def _measure(
+    features: Features, shards: ShardSet, items: Sequence[Item], generated: Callable[[range], np.ndarray], together: int
+) -> Callable[[], dict[str, float]]:
+    parts = [range(start, min(start + together, len(items))) for start in range(0, len(items), together)]
+    real = torch.cat([features(torch.from_numpy(decode_window(shards, [items[i] for i in part]))) for part in parts])
+    return lambda: distance(real, torch.cat([features(torch.from_numpy(generated(part))) for part in parts]))

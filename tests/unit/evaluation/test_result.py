@@ -1,0 +1,120 @@
+"""What an evaluation says: the figures, what they were measured with, and where they are kept."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import evaluate as verb
+from mvgan.data.shards import ShardSet
+from mvgan.evaluation.question import Question
+from mvgan.evaluation.result import best, join, measure, result_path
+from mvgan.evaluation.subject import Subject
+from mvgan.metrics.frechet import frechet_distance
+from mvgan.metrics.moments import Moments
+from mvgan.storage.run import RunFolder
+from tests.unit.jobs.test_cli import refused
+from tests.unit.metrics.test_networks import C3D, Inception, Published, saved
+
+
+SUBJECT = Subject("run", "video", "hash", "1-1")
+SAID = (
+    "protocol", "protocol_says", "seed", "frames", "stride", "real_samples", "generated_samples", "preprocessing", "features",
+    "features_sha256", "subject", "generator_sha256", "data", "data_content_hash",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shards(tiny_run: RunFolder) -> ShardSet:
+    return ShardSet.open(tiny_run.data)
+
+
+def random_figures(rng: np.random.Generator, n: int, size: int = 96) -> dict[str, np.ndarray]:
+    clips = {"motion": rng.random(n), "within": rng.random(n), "mean": rng.standard_normal((3, 4, 4)), "square": np.array(9.0 * n)}
+    return {"features": rng.standard_normal((n, size)).astype(np.float32), **clips}
+
+
+def test_the_result_says_what_it_was_measured_with(tiny_run: RunFolder, shards: ShardSet) -> None:
+    rng = np.random.default_rng(0)
+    real, fake = ([random_figures(rng, 50) for _ in range(2)] for _ in range(2))
+    question = Question("clips", "digan", 16, 50, seed=3)
+    result = measure(question, SUBJECT, tiny_run, shards, real, fake)
+    pairs = [(torch.from_numpy(a["features"]), torch.from_numpy(b["features"])) for a, b in zip(real, fake, strict=True)]
+    expected = [frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs]
+    assert [repeat["distance"] for repeat in result["repeats"]] == expected and result["distance"] == pytest.approx(sum(expected) / 2)
+    assert "not FVD" in result["measure"] and result["error"] > 0
+    assert result["clips"]["motion_ratio"] == pytest.approx(fake[0]["motion"].mean() / real[0]["motion"].mean())
+    assert all(result[key] is not None for key in SAID)
+    assert json.loads(json.dumps(result)) == result
+    for key in ("features_sha256", "data_content_hash", "generator_sha256"):
+        path = result_path(question, {**result, key: "other"})
+        assert path != result_path(question, result), "would replace the result for something else"
+
+
+def test_parts_are_joined(tiny_run: RunFolder) -> None:
+    rng = np.random.default_rng(1)
+    parts = [random_figures(rng, n, 3) for n in (2, 5, 1)]
+    whole = join(parts)
+    assert whole["features"].shape == (8, 3) and whole["motion"].shape == (8,)
+    np.testing.assert_allclose(whole["mean"], np.sum([part["mean"] for part in parts], axis=0))
+    assert whole["square"] == 72 and join([]) == {}
+
+
+def test_pairs_by_a_network_have_a_distance_of_each_frame(tiny_run: RunFolder, shards: ShardSet, tmp_path: Path) -> None:
+    """Reference: the distance of the one and of the other; the mean is the figure."""
+    rng = np.random.default_rng(2)
+    file = saved(Inception(), tmp_path / "inception.pt")
+    real, fake = ({key: rng.standard_normal((40, 8)) + shift for key, shift in (("former", 0), ("latter", s))} for s in (0, 1))
+    result = measure(Question("pairs", "all-clips", 2, 40, network=file), SUBJECT, tiny_run, shards, [real], [fake])
+    for key in ("former", "latter"):
+        expected = frechet_distance(Moments.of(torch.from_numpy(real[key])), Moments.of(torch.from_numpy(fake[key])))
+        assert result[key] == pytest.approx(expected)
+    assert result["distance"] == pytest.approx((result["former"] + result["latter"]) / 2) and result["latter"] > result["former"] + 5
+    assert file.uri in result["measure"] and result["features_sha256"] == file.sha256 and "by the network" in result["preprocessing"]
+
+
+def test_classes_have_a_score(tiny_run: RunFolder, shards: ShardSet, tmp_path: Path) -> None:
+    """Reference: sure and evenly spread classes score their number, and no network of clips is called FVD by its place alone."""
+    file = saved(C3D(), tmp_path / "c3d.pt")
+    sure = np.tile(np.eye(4, dtype=np.float32), (100, 1))
+    question = Question("classes", "all-clips", 16, 400, network=file)
+    result = measure(question, SUBJECT, tiny_run, shards, [{}], [{"probabilities": sure}])
+    assert result["score"] == pytest.approx(4, rel=0.05) and 0 < result["error"] < 0.1 and "distance" not in result
+    clips = Question("clips", "all-clips", 16, 400, network=saved(Published(), tmp_path / "i3d.pt"))
+    rng = np.random.default_rng(0)
+    found = measure(clips, SUBJECT, tiny_run, shards, [random_figures(rng, 9)], [random_figures(rng, 9)])
+    assert found["measure"].endswith("(not the I3D of FVD: not FVD)")
+
+
+def test_the_best() -> None:
+    near: dict[str, Any] = {"distance": 1.0}
+    high: dict[str, Any] = {"score": 3.0}
+    assert best([{"distance": 2.0}, near]) is near and best([{"score": 1.0}, high, {"score": 2.0}]) is high
+
+
+def test_a_run_without_its_export_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_run.uri, tmp_path / "run"))
+    (folder / "export/latent.safetensors").unlink()
+    assert "lacks one of" in refused(verb.run, verb.Flags, "--run", str(folder), "--frames", "4", "--generated", "4")
+
+
+def test_mistakes_are_told_before_work_starts(tiny_run: RunFolder, tmp_path: Path) -> None:
+    def told(*flags: str) -> str:
+        return refused(verb.run, verb.Flags, "--run", tiny_run.uri, *flags)
+
+    assert "choose one of styleganv" in told("--protocol", "other")
+    assert "clips of 5000 frames at stride 2, from 9999" in told("--frames", "5000")
+    assert "no commit 7 of stage video" in told("--frames", "4", "--commit", "7")
+    assert "no commit 7 of stage pairs" in told("--measure", "pairs", "--commit", "7")
+    assert "holds no run" in refused(verb.run, verb.Flags, "--run", f"{tiny_run.uri}-nowhere")
+    file = saved(Published(), tmp_path / "i3d.pt")
+    assert "has sha256" in told("--frames", "4", "--features", file.uri, "--features-sha256", "0" * 64)
+    assert "belong together" in told("--features", file.uri)
+    assert "--features is empty" in told("--features", "", "--features-sha256", "")
+    named = "--features", file.uri, "--features-sha256", file.sha256
+    assert "does not take uint8 [n, 3, h, w]" in told("--measure", "pairs", *named)
+    assert "gives [2, 400] for 2 samples, expected finite [2, 101]" in told("--measure", "classes", *named)
