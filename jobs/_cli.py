@@ -19,7 +19,7 @@ import yaml
 from mvgan.config import Ended, InputError, Resources, Run, from_dict, to_dict
 from mvgan.presets import preset
 from mvgan.storage.run import read_run
-from mvgan.storage.uri import Unreachable
+from mvgan.storage.uri import Unreachable, open_store
 from mvgan.validation import validate, validate_resources
 
 
@@ -104,19 +104,24 @@ def parse(flags: type[T], argv: list[str], description: str) -> T:
     arguments = _flags(flags, argv, description, flags(**defaults))
     if not arguments.print_config:
         _refuse_empty(arguments)
+    pairs = arguments.settings.pairs
+    if pairs.init_from is not None:
+        # As a worker elsewhere finds it, and the same from every folder in which the command is given.
+        pairs = dataclasses.replace(pairs, init_from=open_store(pairs.init_from).uri)
+        arguments = dataclasses.replace(arguments, settings=dataclasses.replace(arguments.settings, pairs=pairs))
     validate(arguments.settings)
     validate_resources(arguments.resources)
     return arguments
 
 
-def _refuse_empty(flags: Any) -> None:
+def _refuse_empty(flags: Any, group: str = "") -> None:
     """Raise InputError for a flag with an empty value: to take it for one that was not given would run something else."""
     for field_ in dataclasses.fields(flags):
         value = getattr(flags, field_.name)
         if dataclasses.is_dataclass(value):
-            _refuse_empty(value)
+            _refuse_empty(value, f"{field_.name}." if isinstance(flags, Run) else "")
         elif value == "":
-            raise InputError(f"--{field_.name.replace('_', '-')} is empty; give a value, or leave it away")
+            raise InputError(f"--{group}{field_.name.replace('_', '-')} is empty; give a value, or leave it away")
 
 
 def _flags(flags: type[T], argv: list[str], description: str, default: T | None) -> T:

@@ -13,8 +13,8 @@ from mvgan.distributed.evaluate import evaluate
 from mvgan.distributed.resources import session
 from mvgan.evaluation.parts import check, real_parts
 from mvgan.evaluation.question import Measure, ask
-from mvgan.evaluation.result import best, result_path
-from mvgan.evaluation.subject import subjects
+from mvgan.evaluation.result import best, result_path, words
+from mvgan.evaluation.subject import forget, subjects
 from mvgan.metrics.networks import NetworkFile
 from mvgan.storage.run import read_run
 from mvgan.validation import validate_resources
@@ -58,12 +58,17 @@ def run(flags: Flags) -> None:
     shards = ShardSet.open(flags.against or folder.data)
     check(folder, shards, question)
     real, found = real_parts(folder, shards, question), subjects(folder, question.stage, flags.commit)
-    with session(flags.resources):
-        results = evaluate(folder, shards, question, real, found, flags.resources)
-    for result in results:
-        path = result_path(question, result)
-        folder.store.write(path, json.dumps(result, indent=1).encode())
-        print(f"evaluate: {_told(result)}\n{folder.uri}/{path}")
+    print(f"evaluate: {words(question)}, protocol {flags.protocol}", flush=True)
+    results = []
+    try:
+        with session(flags.resources):
+            for result in evaluate(folder, shards, question, real, found, flags.resources):
+                path = result_path(question, result)
+                folder.store.write(path, json.dumps(result, indent=1).encode())
+                print(f"evaluate: {_told(result)}\n{folder.uri}/{path}", flush=True)
+                results.append(result)
+    finally:
+        forget(folder, found)
     if len(results) > 1:
         print(f"evaluate: best is {best(results)['subject']}")
 

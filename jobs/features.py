@@ -10,7 +10,8 @@ from safetensors.torch import save
 from jobs._cli import main
 from mvgan.config import InputError
 from mvgan.metrics.i3d_check import FVD, RGB_IMAGENET, Identity, identify, read_tensors_of, variables
-from mvgan.storage.uri import Store, open_store
+from mvgan.metrics.networks import FeatureNetwork, NetworkFile, difference
+from mvgan.storage.uri import place_of, read_file
 
 
 SUFFIX = ".safetensors"
@@ -32,13 +33,15 @@ def run(flags: Flags) -> None:
     """Print the answer, and write the weights where asked to."""
     if flags.out is not None:
         _refuse_out(flags.out)
-    data = _read(flags.file)
+    data = read_file(flags.file, "a TorchScript or safetensors file")
     found = identify(read_tensors_of(data, flags.file))
     _refuse_other(flags.file, found)
-    print(f"features: {flags.file} is the I3D of FVD by all its {len(variables())} variables, sha256 {_sha256(data)}")
+    print(f"features: {flags.file} has all {len(variables())} variables of the I3D of FVD, sha256 {_sha256(data)}")
+    if data.startswith(b"PK"):
+        print(f"features: {_computed(NetworkFile(flags.file, _sha256(data)), found)}")
     if flags.out is not None:
         weights = save(found.variables)
-        store, name = _place(flags.out)
+        store, name = place_of(flags.out)
         if not store.create(name, weights):
             raise _exists(flags.out)
         print(f"features: its weights are in {flags.out}, sha256 {_sha256(weights)}")
@@ -47,29 +50,13 @@ def run(flags: Flags) -> None:
 def _refuse_out(out: str) -> None:
     if not out.endswith(SUFFIX):
         raise InputError(f"cannot write weights to {out!r}; give --out a name that ends in {SUFFIX}")
-    store, name = _place(out)
+    store, name = place_of(out)
     if store.exists(name):
         raise _exists(out)
 
 
 def _exists(out: str) -> InputError:
     return InputError(f"{out} is there already and is not overwritten; give --out a new name")
-
-
-def _read(file: str) -> bytes:
-    store, name = _place(file)
-    try:
-        if name in ("", ".", ".."):
-            raise IsADirectoryError
-        return store.read(name)
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"there is no file {file}; give the path or s3:// URI of a TorchScript or safetensors file") from None
-
-
-def _place(uri: str) -> tuple[Store, str]:
-    """The store that the file is in, and its name there."""
-    folder, _, name = uri.rpartition("/")
-    return open_store(folder or ("/" if uri.startswith("/") else ".")), name
 
 
 def _refuse_other(file: str, found: Identity) -> None:
@@ -85,6 +72,17 @@ def _refuse_other(file: str, found: Identity) -> None:
         )
 
 
+def _computed(file: NetworkFile, found: Identity) -> str:
+    """What the code of a TorchScript file makes of the weights."""
+    try:
+        other = difference(FeatureNetwork("clips", file), found)
+    except InputError as error:
+        return f"but {error}; its weights alone, by --out, are right"
+    if other:
+        return f"but its code computes other features than I3D, {other:.2g} off on a test clip: keep its weights by --out, and give those"
+    return "and computes what I3D computes with them"
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -93,6 +91,6 @@ if __name__ == "__main__":
     main(
         run,
         Flags,
-        "Tell whether a file holds the I3D by which FVD is defined, by the values of its weights (not by what its code does with "
-        "them), and print the sha256 that evaluate asks for; with --out, keep the weights without code.",
+        "Tell whether a file holds the I3D by which FVD is defined, by the values of its weights and by what its code computes with "
+        "them, and print the sha256 that evaluate asks for; with --out, keep the weights without code.",
     )

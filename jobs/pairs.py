@@ -11,6 +11,7 @@ from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
 from mvgan.distributed.trainer import train_stage
 from mvgan.storage.run import check_run, drive
+from mvgan.train.initial import check_initial
 from mvgan.train.session import check_data, check_workers
 
 
@@ -29,6 +30,7 @@ def run(flags: Flags) -> None:
     check_data(shards, flags.settings, "pairs")
     check_workers(flags.settings, "pairs", flags.resources.workers)
     uri = flags.place.uri(flags.preset)
+    check_initial(flags.settings, uri)
     if flags.dry_run:
         check_run(uri, flags.settings, shards.uri)
         print_pairs(flags.settings)

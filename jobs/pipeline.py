@@ -19,6 +19,7 @@ from mvgan.report.page import build_report
 from mvgan.storage.holder import held
 from mvgan.storage.run import RECORD, check_run, open_run, read_run
 from mvgan.storage.uri import open_store
+from mvgan.train.initial import check_initial
 from mvgan.train.session import TRAINED, check_data, check_workers
 
 
@@ -84,6 +85,7 @@ def _check(flags: Flags, uri: str, shards_at: str) -> Plan | None:
         if open_store(shards_at).list() and not open_store(uri).exists(f"videos/{FACTORS}"):
             raise InputError(f"{uri} has data of other videos than the synthetic ones; give its --videos again, or another --name")
     check_run(uri, flags.settings, open_store(shards_at).uri)
+    check_initial(flags.settings, uri)
     if flags.data:
         _check_data(flags, flags.data)
     if not flags.videos:

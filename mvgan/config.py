@@ -124,6 +124,9 @@ class Pairs:
     """The half-life is at most this share of the pairs seen so far."""
     mirror: bool = False
     """Mirror half of all pairs, both frames together."""
+    init_from: str | None = None
+    """Weights to begin with: another run (its newest commit), or a folder with generator.safetensors, as export/ or import_weights
+    made it. What does not fit these networks begins anew."""
     augment: Literal["none", "ada", "fixed"] = "none"
     """Augment what D sees, both frames alike: none, ada (adaptively: for small data sets) or fixed (with augment_p)."""
     augment_p: float = 0.2

@@ -1,7 +1,7 @@
 """Videos from a finished run: `Generator.load(uri).sample(seeds, num_frames)`."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +33,19 @@ class Generator:
     latent: LatentGenerator
 
     @classmethod
-    def load(cls, uri: str, device: torch.device | str = "cpu", latent_weights: bytes | None = None) -> "Generator":
-        """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished.
-
-        latent_weights: a safetensors file of the latent code generator, to be taken instead of the exported one.
-        """
+    def load(cls, uri: str, device: torch.device | str = "cpu") -> "Generator":
+        """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished."""
         store = open_store(uri)
-        run, source_fps = _settings(store)
+        return cls.of_files(store, *_settings(store), {}, device)
+
+    @classmethod
+    def of_files(cls, store: Store, run: Run, source_fps: float, files: Mapping[str, bytes], device: torch.device | str) -> "Generator":
+        """The networks of `run` with the weights in `files`, by their names in export/ of the run at `store`, or there where not given."""
         pairs = nets.Generator(run.network, run.resolution)
-        load_weights(store, "generator.safetensors", pairs)
-        codes = read_tensors(store, "codes.safetensors", "backward", "forward")
+        load_weights(store, "generator.safetensors", pairs, files.get("generator.safetensors"))
+        codes = read_tensors(store, "codes.safetensors", "backward", "forward", content=files.get("codes.safetensors"))
         latent = LatentGenerator(run.network.w_dim, run.video.hidden, run.num_codes, run.video.residual)
-        load_weights(store, "latent.safetensors", latent, latent_weights)
+        load_weights(store, "latent.safetensors", latent, files.get("latent.safetensors"))
         stacked = torch.stack([codes["backward"], codes["forward"]])
         for network in (pairs, latent):
             network.to(device).eval().requires_grad_(False)
@@ -57,7 +58,13 @@ class Generator:
 
     def sample(self, seeds: Sequence[int], num_frames: int, truncation: float = 1.0) -> np.ndarray:
         """One video per seed, uint8 [len(seeds), num_frames, 3, h, w]: the `stream` of each, whole."""
-        return np.stack([np.concatenate(list(self.stream(seed, num_frames, truncation))) for seed in seeds])
+        out = np.empty((len(seeds), num_frames, 3, self.run.resolution, self.run.resolution), dtype=np.uint8)
+        for video, seed in zip(out, seeds, strict=True):
+            place = 0
+            for piece in self.stream(seed, num_frames, truncation):
+                video[place : place + len(piece)] = piece
+                place += len(piece)
+        return out
 
     @torch.no_grad()
     def stream(self, seed: int, num_frames: int, truncation: float = 1.0) -> Iterator[np.ndarray]:

@@ -34,6 +34,9 @@ def validate(run: Run) -> Run:
         raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
     if run.video.select == "best" and not run.video.evaluations:
         raise InputError("video.select best needs measures of stage 3; set video.evaluations to at least 1, or take video.select last")
+    for name, count in (("pairs.eval_pairs", run.pairs.eval_pairs), ("video.eval_clips", run.video.eval_clips)):
+        if count < 2:
+            raise InputError(f"{name} is {count}; a distance needs at least 2 samples")
     if not 0 <= run.ingest.qp <= 51:
         raise InputError(f"ingest.qp {run.ingest.qp} is not between 0 and 51")
     if run.ingest.min_frames < 2:

@@ -1,6 +1,6 @@
 """Evaluation on Ray: a task for some samples each; what an earlier evaluation has computed is not computed again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mvgan.config import ANOTHER_NAME, Resources
@@ -17,31 +17,27 @@ from mvgan.storage.uri import open_store
 
 def evaluate(
     folder: RunFolder, shards: ShardSet, question: Question, real: list[list[Part]], subjects: Sequence[Subject], resources: Resources
-) -> list[dict[str, Any]]:
-    """The answer to `question` for each of `subjects`, against the `real` parts of each repeat; Ray has been initialised."""
-    generated = [generated_parts(subject, question) for subject in subjects]
-    parts = [part for repeats in (real, *generated) for repeat in repeats for part in repeat]
-    found = _figures(folder, list({part.key: part for part in parts}.values()), resources)
-
-    def joined(repeats: list[list[Part]]) -> list[Arrays]:
-        return [join([found[part.key] for part in repeat]) for repeat in repeats]
-
-    theirs = joined(real)
-    return [measure(question, subject, folder, shards, theirs, joined(ours)) for subject, ours in zip(subjects, generated, strict=True)]
+) -> Iterator[dict[str, Any]]:
+    """The answer to `question` for each of `subjects`, against the `real` parts of each repeat, one by one; Ray has been initialised."""
+    theirs = _figures(folder, real, resources, "real samples")
+    for subject in subjects:
+        ours = _figures(folder, generated_parts(subject, question), resources, subject.words)
+        yield measure(question, subject, folder, shards, theirs, ours)
 
 
-def _figures(folder: RunFolder, parts: Sequence[Part], resources: Resources) -> dict[str, Arrays]:
-    """The figures of all parts by their keys, computed where the run folder has none."""
+def _figures(folder: RunFolder, repeats: list[list[Part]], resources: Resources, what: str) -> list[Arrays]:
+    """The figures of each repeat, computed where the run folder has none."""
+    parts = list({part.key: part for repeat in repeats for part in repeat}.values())
     found = {part.key: known for part in parts if (known := cached(folder.store, part)) is not None}
     missing = [part for part in parts if part.key not in found]
-    print(f"evaluate: {len(parts)} parts, {len(found)} of them known", flush=True)
+    print(f"evaluate: {what}: {len(parts)} parts, {len(found)} of them known", flush=True)
     if missing:
         check_room(resources)
         arguments = [(folder.uri, part) for part in missing]
         lower = f"lower --frames, or --resolution {ANOTHER_NAME}"
         figures = run_tasks(_part, arguments, resources, "evaluate", "parts", lower)
         found |= dict(zip((part.key for part in missing), figures, strict=True))
-    return found
+    return [join([found[part.key] for part in repeat]) for repeat in repeats]
 
 
 def _part(run_uri: str, part: Part) -> Arrays:

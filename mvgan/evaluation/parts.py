@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from mvgan.data.windows import Item, decode_window
 from mvgan.evaluation.question import TRAINING, Question
 from mvgan.evaluation.subject import Subject, pair_generator, video_generator
 from mvgan.metrics.clips import ClipSums
-from mvgan.metrics.features import ClipFeatures, PairFeatures
-from mvgan.metrics.networks import FeatureNetwork, NetworkFile
+from mvgan.metrics.features import ClipFeatures, PairFeatures, full_precision
+from mvgan.metrics.networks import FeatureNetwork, NetworkFile, described
 from mvgan.metrics.protocol import PROTOCOLS, real_clips
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
@@ -27,6 +28,12 @@ from mvgan.train.measure import TOGETHER, drawn_items, generated_pairs
 
 
 CACHE = "evaluation/features"
+
+FORMAT = 1
+"""Counted up when samples or built-in features are computed otherwise, so that older figures are not taken for the same."""
+
+CLIP_FRAMES = 512
+"""Most frames of clips whose figures one task computes, but for a single longer clip."""
 
 Arrays = dict[str, np.ndarray]
 """The figures of a part: `features` [n, d], of pairs by a file's network `former` and `latter`, of classes `probabilities` [n, classes];
@@ -37,7 +44,8 @@ of clips also what ClipSums holds."""
 class Part:
     """Some samples of a measure: real ones, `items` of the shards at `source`, or those of `subject`, `count` from number `start` on.
 
-    content: hash of what they come from. Clips of `num_frames` frames; the number of a video is its seed, and pairs have `seed`.
+    content: hash of what they come from. new: whether an item is the first of its video. Clips have `num_frames` frames; the
+    number of a video is its seed, and pairs have `seed`.
     """
 
     measure: str
@@ -45,6 +53,7 @@ class Part:
     content: str
     network: NetworkFile | None = None
     items: tuple[Item, ...] = ()
+    new: tuple[bool, ...] = ()
     subject: Subject | None = None
     start: int = 0
     count: int = 0
@@ -54,7 +63,12 @@ class Part:
     @property
     def key(self) -> str:
         """The name of its figures in the cache: a hash of all that they depend on."""
-        about = {**asdict(self), "network": features_sha256(self.measure, self.network), "generated": self.subject is not None}
+        about = {
+            **asdict(self),
+            "format": FORMAT,
+            "network": features_sha256(self.measure, self.network),
+            "generated": self.subject is not None,
+        }
         del about["source"], about["subject"]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -69,6 +83,7 @@ def check(folder: RunFolder, shards: ShardSet, question: Question) -> None:
     """Raise InputError when the sizes of frames differ, or the feature network is another or gives no features of such samples."""
     run = folder.run
     if question.network:
+        described(question.measure, question.network)
         FeatureNetwork(question.measure, question.network)(
             torch.zeros(2, question.num_frames, 3, run.resolution, run.resolution, dtype=torch.uint8)
         )
@@ -84,8 +99,8 @@ def real_parts(folder: RunFolder, shards: ShardSet, question: Question) -> list[
         return [[] for _ in range(question.repeats)]
     return [
         [
-            Part(question.measure, shards.uri, shards.content_hash, question.network, items=tuple(some))
-            for some in _split(items, TOGETHER[question.stage])
+            Part(question.measure, shards.uri, shards.content_hash, question.network, items=tuple(some), new=tuple(new))
+            for some, new in zip(_split(items, _together(question)), _split(_first_of_videos(items), _together(question)), strict=True)
         ]
         for items in _real_items(folder, shards, question)
     ]
@@ -98,15 +113,27 @@ def _real_items(folder: RunFolder, shards: ShardSet, question: Question) -> list
     names = [video["source"] for video in shards.manifest["videos"]]
     protocol, lengths = PROTOCOLS[question.protocol], shards.lengths.tolist()
     repeats: list[list[Item]] = [[] for _ in range(question.repeats)]
+    # Pairs are learned in both orders: each is taken in one, by chance as in training.
+    rng = np.random.Generator(np.random.Philox(key=[question.seed, 1]))
     for stride in run.interval if question.measure == "pairs" else (run.stride,):
         offsets = range(0, question.num_frames * stride, stride)
         for items, places in zip(repeats, real_clips(protocol, names, lengths, question.num_frames, question.seed, stride), strict=True):
             for place in places:
                 frames = tuple(place.start + offset for offset in offsets)
-                # Pairs are learned in both orders.
-                orders = (frames, frames[::-1]) if question.measure == "pairs" else (frames,)
-                items.extend(Item(place.video, order, False) for order in orders)
+                backward = question.measure == "pairs" and rng.random() < 0.5
+                items.append(Item(place.video, frames[::-1] if backward else frames, False))
     return repeats
+
+
+def _first_of_videos(items: Sequence[Item]) -> list[bool]:
+    """Which of the items are the first of their video."""
+    seen: set[int] = set()
+    return [not (item.video in seen or seen.add(item.video)) for item in items]  # type: ignore[func-returns-value]
+
+
+def _together(question: Question) -> int:
+    """Samples of a part."""
+    return TOGETHER["pairs"] if question.measure == "pairs" else max(1, min(TOGETHER["video"], CLIP_FRAMES // question.num_frames))
 
 
 def generated_parts(subject: Subject, question: Question) -> list[list[Part]]:
@@ -123,7 +150,7 @@ def generated_parts(subject: Subject, question: Question) -> list[list[Part]]:
                     question.measure, subject.run, subject.sha256, question.network, subject=subject, start=some[0], count=len(some),
                     seed=seed, num_frames=question.num_frames,
                 )
-                for some in _split(range(first, first + question.generated), TOGETHER[question.stage])
+                for some in _split(range(first, first + question.generated), _together(question))
             ]
         )  # fmt: skip
     return repeats
@@ -131,15 +158,16 @@ def generated_parts(subject: Subject, question: Question) -> list[list[Part]]:
 
 def figures_of(part: Part, device: torch.device) -> Arrays:
     """The figures of the samples of `part`."""
-    samples = _real(part) if part.subject is None else _generated(part, part.subject, device)
-    found = _features(part.measure, part.network, device)(torch.from_numpy(samples)).numpy()
+    with full_precision():
+        samples = _real(part) if part.subject is None else _generated(part, part.subject, device)
+        found = _features(part.measure, part.network, device)(torch.from_numpy(samples)).numpy()
     if part.measure == "classes":
         return {"probabilities": found}
     if part.measure == "pairs":
         return {"former": found[:, 0], "latter": found[:, 1]} if part.network else {"features": found}
     sums = ClipSums()
-    for clip in samples:
-        sums.add(clip)
+    for clip, new in zip(samples, part.new or [True] * len(samples), strict=True):
+        sums.add(clip, new)
     return {"features": found, **sums.arrays}
 
 
@@ -178,8 +206,12 @@ def cached(store: Store, part: Part) -> Arrays | None:
     path = f"{CACHE}/{part.key}.npz"
     if not store.exists(path):
         return None
-    with np.load(io.BytesIO(store.read(path)), allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(io.BytesIO(store.read(path)), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        print(f"evaluate: {store.uri}/{path} is damaged ({error}), and computed again", flush=True)
+        return None
 
 
 def keep(store: Store, part: Part, figures: Arrays) -> None:

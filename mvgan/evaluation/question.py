@@ -17,6 +17,9 @@ TRAINING = "training"
 PROTOCOL_WORDS = {name: protocol.what for name, protocol in PROTOCOLS.items()} | {
     TRAINING: "clips or pairs drawn as training draws them for its own measure, in the same numbers (pairs.eval_pairs, video.eval_clips)"
 }
+LEAST_CLASSES = 1000
+"""Videos without which an Inception Score over 10 splits of 101 classes says little but how few there are."""
+
 NUM_FRAMES, GENERATED = 16, 2048
 """Frames of a clip and generated samples, where nothing else is asked for: those of published figures."""
 
@@ -66,6 +69,10 @@ def ask(
     least = 2 if measure == "pairs" else 3
     if question.num_frames < least or question.generated < 2:
         raise InputError(f"--frames {question.num_frames} and --generated {question.generated}: give at least {least} frames and 2 videos")
+    if measure == "classes" and question.generated < LEAST_CLASSES:
+        raise InputError(
+            f"--generated {question.generated} is too few for an Inception Score; give at least {LEAST_CLASSES}, 2048 as published"
+        )
     if not 0 <= question.seed < 2**31:
         raise InputError(f"--seed is {question.seed}; give a whole number from 0 on")
     return question

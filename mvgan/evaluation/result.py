@@ -1,8 +1,9 @@
 """What an evaluation says, with all that it depends on."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,18 @@ from mvgan.evaluation.question import PROTOCOL_WORDS, Question
 from mvgan.evaluation.subject import Subject
 from mvgan.metrics.clips import ClipSums, compare
 from mvgan.metrics.features import CLIP_LABEL, LABEL
+from mvgan.metrics.frechet import frechet_distance, resampled_distances
 from mvgan.metrics.inception_score import inception_score
+from mvgan.metrics.moments import Moments
 from mvgan.metrics.networks import described
 from mvgan.storage.run import RunFolder
-from mvgan.train.measure import distance
 
 
 JOINED = ("features", "former", "latter", "probabilities", "motion", "within")
 """Arrays with a row a sample; the others are sums over samples."""
+
+SPLITS = 10
+"""Of an Inception Score, as published ones have."""
 
 
 def join(parts: Sequence[Arrays]) -> Arrays:
@@ -36,11 +41,13 @@ def measure(
     """The result from the figures of each repeat."""
     repeats = [_figures(question, ours, theirs) for ours, theirs in zip(generated, real, strict=True)]
     means = {key: float(np.mean([figures[key] for figures in repeats])) for key in repeats[0]}
+    if len(repeats) > 1:
+        means["error"] = float(np.std([next(iter(figures.values())) for figures in repeats], ddof=1))
     clips = {"clips": _compared(generated[0], real[0])} if question.measure == "clips" else {}
     return {
         "measure": words(question),
-        # The error of one repeat tells what its samples leave open; that of repeats is their deviation.
         **means,
+        "error_says": _error_says(question),
         "repeats": repeats,
         **clips,
         "protocol": question.protocol,
@@ -48,6 +55,7 @@ def measure(
         "seed": question.seed,
         "frames": question.num_frames,
         "stride": list(folder.run.interval) if question.measure == "pairs" else folder.run.stride,
+        "versions": {"mvgan": version("mvgan"), "torch": torch.__version__},
         "real_samples": [_count(arrays) for arrays in real],
         "generated_samples": [_count(arrays) for arrays in generated],
         "preprocessing": f"frames of {shards.resolution} px as ingest made them, uint8; " + _prepared(question),
@@ -59,6 +67,14 @@ def measure(
         "data": shards.uri,
         "data_content_hash": shards.content_hash,
     }
+
+
+def _error_says(question: Question) -> str:
+    if question.repeats > 1:
+        return f"standard deviation over {question.repeats} repeats"
+    if question.measure == "classes":
+        return f"standard error of the mean over {SPLITS} splits"
+    return "standard deviation over 20 draws of both sets of samples with replacement"
 
 
 def words(question: Question) -> str:
@@ -75,18 +91,15 @@ def words(question: Question) -> str:
 def _figures(question: Question, generated: Arrays, real: Arrays) -> dict[str, float]:
     """Those of one repeat; the first is the one that counts."""
     if question.measure == "classes":
-        score = inception_score(torch.from_numpy(generated["probabilities"]), min(10, len(generated["probabilities"])))
+        score = inception_score(torch.from_numpy(generated["probabilities"]), SPLITS)
         return {"score": score.mean, "error": score.error}
-    found = {
-        key: distance(torch.from_numpy(real[key]), torch.from_numpy(generated[key]))
-        for key in ("features", "former", "latter")
-        if key in generated
-    }
-    if "features" in found:
-        return {"distance": found["features"]["frechet"], "error": found["features"]["frechet_error"]}
-    former, latter = found["former"], found["latter"]
-    both = {"distance": (former["frechet"] + latter["frechet"]) / 2, "error": (former["frechet_error"] + latter["frechet_error"]) / 2}
-    return both | {"former": former["frechet"], "latter": latter["frechet"]}
+    pairs = [
+        (torch.from_numpy(real[key]), torch.from_numpy(generated[key])) for key in ("features", "former", "latter") if key in generated
+    ]
+    distances = [frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs]
+    error = torch.stack([resampled_distances(a, b) for a, b in pairs]).mean(0).std()
+    figures = {"distance": float(np.mean(distances)), "error": float(error)}
+    return figures if len(pairs) == 1 else figures | dict(zip(("former", "latter"), distances, strict=True))
 
 
 def _compared(generated: Arrays, real: Arrays) -> dict[str, Any]:
@@ -111,5 +124,4 @@ def result_path(question: Question, result: dict[str, Any]) -> str:
 
 def best(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The result of the nearest networks, or of those with the highest score."""
-    key: Callable[[dict[str, Any]], float] = lambda result: -result["score"] if "score" in result else result["distance"]  # noqa: E731
-    return min(results, key=key)
+    return min(results, key=lambda result: float(-result["score"] if "score" in result else result["distance"]))

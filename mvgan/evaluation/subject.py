@@ -1,11 +1,13 @@
 """The networks that are evaluated: those that a run has exported, or those of its commits."""
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from mvgan.config import InputError, Run
+from mvgan.config import InputError, Run, to_dict
 from mvgan.nets.generator import Generator
 from mvgan.sample import Generator as VideoGenerator
 from mvgan.storage.commit import Commit, Damaged
@@ -17,18 +19,22 @@ from mvgan.train.session import load_generator
 EXPORTS = {"pairs": (WEIGHTS["pairs"],), "video": (WEIGHTS["pairs"], "codes.safetensors", WEIGHTS["video"])}
 """The files of what a stage has made together with those before it."""
 
+KEPT = "evaluation/weights"
+"""Where the weights of commits lie while they are evaluated: training that goes on may remove a commit meanwhile."""
+
 
 @dataclass(frozen=True)
 class Subject:
-    """Networks of the run at `run`: as exported, or with the weights of `stage` from a commit.
+    """Networks of the run at `run`: as exported, or with the weights of `stage` from a commit, kept in the file `weights` of the run.
 
-    sha256: hash of the networks, the same whether they are exported or in a commit.
+    sha256: hash of the networks and of the settings that build them, the same whether they are exported or in a commit.
     """
 
     run: str
     stage: str
     sha256: str
     commit: str | None = None
+    weights: str | None = None
 
     @property
     def words(self) -> str:
@@ -39,12 +45,12 @@ class Subject:
 def subjects(folder: RunFolder, stage: str, commit: str | None) -> list[Subject]:
     """What `commit` names: None the exported networks of a stage that has ended, a commit's name, or `all`, the oldest first.
 
-    Raises InputError when there are none such, or the export of an earlier stage is missing. Damaged commits are left out of `all`, with a
-    line; the name of one is refused.
+    Raises InputError when there are none such, or the export of an earlier stage is missing. Of `all`, commits that are damaged, or removed
+    meanwhile, are left out with a line; one that is named is refused.
     """
     if commit is None:
         folder.require(stage)
-        return [Subject(folder.uri, stage, _sha256(folder, stage, None))]
+        return [_subject(folder, stage, None, None)]
     found = folder.commits(stage).records()[::-1]
     chosen = [record for record in found if commit in ("all", record.name)]
     if not chosen:
@@ -56,41 +62,69 @@ def subjects(folder: RunFolder, stage: str, commit: str | None) -> list[Subject]
     return subjects
 
 
+def forget(folder: RunFolder, subjects: Sequence[Subject]) -> None:
+    """Remove the weights that were kept for an evaluation of `subjects`."""
+    for path in {subject.weights for subject in subjects if subject.weights}:
+        folder.store.delete(path)
+
+
 def _of_commit(folder: RunFolder, stage: str, record: Commit, others: bool) -> Subject | None:
     try:
-        return Subject(folder.uri, stage, _sha256(folder, stage, committed_weights(folder, stage, record)), record.name)
+        return _subject(folder, stage, record.name, committed_weights(folder, stage, record))
     except Damaged as error:
         if not others:
-            raise InputError(f"commit {record.name} of stage {stage} is damaged ({error}); restore its files, or choose another") from None
+            raise InputError(
+                f"commit {record.name} of stage {stage} is damaged, or training has removed it ({error}); choose another, or `all`"
+            ) from None
         print(f"evaluate: commit {record.name} is left out: {error}", flush=True)
         return None
 
 
-def _sha256(folder: RunFolder, stage: str, weights: bytes | None) -> str:
-    """Hash of the networks, those of `stage` itself in `weights` where that is not None. Raises InputError when a file is missing."""
+def _subject(folder: RunFolder, stage: str, commit: str | None, weights: bytes | None) -> Subject:
+    kept = None
+    if weights is not None:
+        kept = f"{KEPT}/{hashlib.sha256(weights).hexdigest()}.safetensors"
+        folder.store.write(kept, weights)
+    return Subject(folder.uri, stage, _sha256(_files(folder, stage, weights), folder.run, stage), commit, kept)
+
+
+def _files(folder: RunFolder, stage: str, weights: bytes | None) -> dict[str, bytes]:
+    """All files of the networks, that of `stage` itself being `weights` where these are given. Raises InputError when one is missing."""
     try:
-        files = [weights if weights and name == WEIGHTS[stage] else folder.store.read(f"export/{name}") for name in EXPORTS[stage]]
+        return {name: weights if weights and name == WEIGHTS[stage] else folder.store.read(f"export/{name}") for name in EXPORTS[stage]}
     except FileNotFoundError:
         names = ", ".join(EXPORTS[stage])
         raise InputError(f"run {folder.uri} lacks one of {names} in export/; run `python -m jobs.pipeline` on it again") from None
-    return hashlib.sha256(b"".join(hashlib.sha256(file).digest() for file in files)).hexdigest()
+
+
+def _sha256(files: dict[str, bytes], run: Run, stage: str) -> str:
+    """Hash of the files and of the settings by which they become networks."""
+    settings = {"resolution": run.resolution, "network": to_dict(run.network)}
+    if stage == "video":
+        settings |= {key: getattr(run.video, key) for key in ("hidden", "residual", "first")}
+    parts = [json.dumps(settings, sort_keys=True).encode(), *files.values()]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def pair_generator(subject: Subject, device: torch.device) -> tuple[Generator, Run]:
     """The pair generator of `subject`, on `device`, and the settings of its run."""
-    folder = read_run(subject.run)
-    return load_generator(folder, _committed(folder, subject)).to(device), folder.run
+    folder, files = _checked(subject)
+    return load_generator(folder, files[WEIGHTS["pairs"]]).to(device), folder.run
 
 
 def video_generator(subject: Subject, device: torch.device) -> VideoGenerator:
     """All its networks, on `device`."""
-    return VideoGenerator.load(subject.run, device, _committed(read_run(subject.run), subject))
+    folder, files = _checked(subject)
+    return VideoGenerator.of_files(folder.store, folder.run, 0.0, files, device)
 
 
-def _committed(folder: RunFolder, subject: Subject) -> bytes | None:
-    if subject.commit is None:
-        return None
-    for record in folder.commits(subject.stage).records():
-        if record.name == subject.commit:
-            return committed_weights(folder, subject.stage, record)
-    raise InputError(f"commit {subject.commit} of run {folder.uri} is gone: training went on and removed it; evaluate again")
+def _checked(subject: Subject) -> tuple[RunFolder, dict[str, bytes]]:
+    """The run and the files of `subject`. Raises InputError when they are no longer what they were when the evaluation began."""
+    folder = read_run(subject.run)
+    try:
+        files = _files(folder, subject.stage, folder.store.read(subject.weights) if subject.weights else None)
+    except FileNotFoundError:
+        raise InputError(f"{subject.weights} of run {subject.run} was removed while it was evaluated; evaluate again") from None
+    if _sha256(files, folder.run, subject.stage) != subject.sha256:
+        raise InputError(f"the networks of run {subject.run} have changed since the evaluation began; evaluate again")
+    return folder, files

@@ -4,7 +4,7 @@ With the frames x_1..x_T of a video on [-1, 1] and |.|^2 the mean square over pi
 
 - motion: the mean over t of |x_t+1 - x_t|^2.
 - drift of content (within): |a - b|^2 of the mean frames a and b of the two halves of the video.
-- diversity (between): the mean of |m - n|^2 over all pairs of different videos, m and n being their mean frames.
+- diversity (between): the mean of |m - n|^2 over all pairs of different videos, m and n being the mean frames of a clip of each.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ Arrays = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class ClipFigures:
-    """The figures of a set of clips, means over its videos."""
+    """The figures of a set of clips: motion and drift are means over clips."""
 
     videos: int
     motion: float
@@ -37,36 +37,51 @@ class ClipFigures:
 
 
 class ClipSums:
-    """Gathers figures clip by clip, so that memory holds two numbers a video and one frame; sums of parts can be merged."""
+    """Gathers figures clip by clip, so that memory holds two numbers a clip and one frame; sums of parts can be merged."""
 
     def __init__(self, arrays: Arrays | None = None) -> None:
         """arrays: what `arrays` of another one gave."""
-        none = np.zeros(0)
-        self._arrays = arrays or {"motion": none, "within": none, "mean": np.zeros(()), "square": np.zeros(())}
+        none, zero = np.zeros(0), np.zeros(())
+        self._arrays = arrays or {"motion": none, "within": none, "mean": zero, "square": zero, "videos": zero}
 
     @property
     def arrays(self) -> Arrays:
-        """`motion` and `within` of each video [n], and the sums over videos of the mean frames [3, h, w] and of their squares []."""
+        """`motion` and `within` of each clip [n]; over a clip each of so many `videos` sums of mean frames [3, h, w] and of squares."""
         return self._arrays
 
-    def add(self, clip: np.ndarray) -> None:
-        """Take in one clip uint8 [t, 3, h, w], t >= 2. The middle frame of an odd number belongs to the second half."""
+    def add(self, clip: np.ndarray, new_video: bool = True) -> None:
+        """Take in one clip uint8 [t, 3, h, w], t >= 2. The middle frame of an odd number belongs to the second half.
+
+        new_video: whether no clip of its video was added before; the others say nothing of what lies between videos.
+        """
         if clip.ndim != 4 or len(clip) < 2 or clip.dtype != np.uint8:
             raise ValueError(f"expected a clip uint8 [t, 3, h, w] of 2 frames or more, got {clip.dtype} {clip.shape}")
-        frames = clip.astype(np.float64) / 127.5 - 1
-        half, mean = len(frames) // 2, frames.mean(0)
-        motion, within = np.square(np.diff(frames, axis=0)).mean(), np.square(frames[:half].mean(0) - frames[half:].mean(0)).mean()
-        self.merge(ClipSums({"motion": motion[None], "within": within[None], "mean": mean, "square": np.square(mean).mean()}))
+        halves, half, motion, last = np.zeros((2, *clip.shape[1:])), len(clip) // 2, 0.0, None
+        for number, levels in enumerate(clip):  # frame by frame: long clips would fill gigabytes in float64
+            frame = levels / 127.5 - 1
+            halves[int(number >= half)] += frame
+            motion += 0.0 if last is None else float(np.square(frame - last).mean())
+            last = frame
+        within = np.square(halves[0] / half - halves[1] / (len(clip) - half)).mean()
+        mean = halves.sum(0) / len(clip) * new_video
+        self.merge(
+            ClipSums(
+                {
+                    "motion": np.array([motion / (len(clip) - 1)]), "within": within[None], "mean": mean, "square": np.square(mean).mean(),
+                    "videos": np.array(float(new_video)),
+                }
+            )
+        )  # fmt: skip
 
     def merge(self, other: "ClipSums") -> None:
         """Take in the clips of another one, of the same size."""
         ours, theirs = self._arrays, other.arrays
         joined = {key: np.concatenate([ours[key], theirs[key]]) for key in ("motion", "within")}
-        self._arrays = joined | {key: ours[key] + theirs[key] for key in ("mean", "square")}
+        self._arrays = joined | {key: ours[key] + theirs[key] for key in ("mean", "square", "videos")}
 
     def figures(self) -> ClipFigures:
         """The figures of all clips so far, at least one; nothing lies between videos where there is one."""
-        n = len(self._arrays["motion"])
+        n = int(self._arrays["videos"])
         if not n:
             raise ValueError("no clip was added")
         # The mean squared difference of two draws is twice their variance.

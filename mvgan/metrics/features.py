@@ -8,6 +8,7 @@ the differences between frames.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -38,6 +39,14 @@ A tanh follows, or frames that do not belong together (as an untrained generator
 
 MAX_SIZE = 64
 """Larger frames are first averaged down to this size."""
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions without TF32, torch's default for them on a GPU: it would move figures that are to be compared."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, benchmark=False, deterministic=cudnn.deterministic, allow_tf32=False):
+        yield
 
 
 class _Features(ABC):

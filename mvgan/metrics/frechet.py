@@ -1,10 +1,14 @@
 """The Frechet distance between two sets of features, and its bootstrap error."""
 
+import logging
+
 import torch
 from torch import Tensor
 
 from mvgan.metrics.moments import Moments
 
+
+logger = logging.getLogger(__name__)
 
 ACCURACY = 1e-7
 """Most that the faster way may lose of tr (A B)^(1/2), by a bound that rounding hardly ever reaches; else the other is taken."""
@@ -21,20 +25,26 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     cross = _root_trace_of_full_rank(first, second) if min(a.n, b.n) > len(a.mean) else None
     if cross is None:
         cross = _root_trace(first, second)
-    return float(_distance(a.mean, first.trace(), b.mean, second.trace(), cross))
+    distance = float(_distance(a.mean, first.trace(), b.mean, second.trace(), cross))
+    if distance < 0:  # by rounding: it is the difference of numbers as large as the traces
+        logger.warning("a Frechet distance of %.2g is below zero by rounding, and counts as 0", distance)
+    return max(distance, 0.0)
 
 
 def frechet_error(a: Tensor, b: Tensor, resamples: int = 20, seed: int = 0) -> float:
-    """Standard deviation of the Frechet distance when both sets of features [n, d] are drawn anew with replacement.
+    """Standard deviation of the Frechet distance when both sets of features [n, d] are drawn anew with replacement."""
+    return float(resampled_distances(a, b, resamples, seed).std())
 
-    Only the spread is of use: the distances of resamples lie above that of the sets themselves, as each resample holds
-    fewer different vectors.
+
+def resampled_distances(a: Tensor, b: Tensor, resamples: int = 20, seed: int = 0) -> Tensor:
+    """Distances [resamples] of both sets of features [n, d] drawn anew with replacement; for the same counts the same rows are drawn.
+
+    Only their spread is of use: they lie above that of the sets themselves, as each resample holds fewer different vectors.
     """
     generator = torch.Generator().manual_seed(seed)
     sets = [x.detach().cpu().double() for x in (a, b)]
     chosen = [torch.randint(len(x), (resamples, len(x)), generator=generator) for x in sets]
-    distances = [_resampled_distance(*sets, *rows) for rows in zip(*chosen, strict=True)]
-    return float(torch.stack(distances).std())
+    return torch.stack([_resampled_distance(*sets, *rows) for rows in zip(*chosen, strict=True)])
 
 
 def _resampled_distance(a: Tensor, b: Tensor, chosen_a: Tensor, chosen_b: Tensor) -> Tensor:
@@ -54,9 +64,8 @@ def _factored(x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distance(mean_a: Tensor, trace_a: Tensor, mean_b: Tensor, trace_b: Tensor, cross: Tensor) -> Tensor:
-    """That of means [d] and covariances with these traces and `cross` = tr (A B)^(1/2). Never below zero, where rounding can lead."""
-    distance: Tensor = (mean_a - mean_b).square().sum() + trace_a + trace_b - 2 * cross
-    return distance.clamp_min(0)
+    """That of means [d] and covariances with these traces and `cross` = tr (A B)^(1/2)."""
+    return (mean_a - mean_b).square().sum() + trace_a + trace_b - 2 * cross
 
 
 def _root_trace(a: Tensor, b: Tensor) -> Tensor:

@@ -1,9 +1,14 @@
 """Mean and covariance of features, gathered in float64 and mergeable: the statistics of a Frechet distance."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+PART = 8192
+"""Vectors that are taken to float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,11 @@ class Moments:
         """The moments of features `x` [n, d], n >= 1, finite."""
         if x.ndim != 2 or len(x) < 1 or not x.isfinite().all():
             raise ValueError(f"expected finite features [n, d] with n >= 1, got {list(x.shape)}")
-        x = x.detach().cpu().double()
+        return functools.reduce(cls.merge, map(cls._of_part, x.detach().cpu().split(PART)))
+
+    @classmethod
+    def _of_part(cls, x: Tensor) -> "Moments":
+        x = x.double()
         mean = x.mean(0)
         centred = x - mean
         return cls(len(x), mean, centred.T @ centred)

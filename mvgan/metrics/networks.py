@@ -17,13 +17,17 @@ import torch
 from torch import Tensor
 
 from mvgan.config import InputError
+from mvgan.metrics.features import full_precision
 from mvgan.metrics.i3d import load_i3d, prepare
 from mvgan.metrics.i3d_check import FVD, RGB_IMAGENET, Identity, identify, read_tensors_of
-from mvgan.storage.uri import open_store
+from mvgan.storage.uri import read_file
 
 
-BATCH = 8
-"""Samples at once: the network works on 224 or 299 px, whatever size they have."""
+FRAMES = 128
+"""Frames at once: the network works on 224 or 299 px, whatever size they have."""
+
+SAME = 1e-2
+"""Most that features of TorchScript may differ, relative, from those that mvgan's I3D computes with the same weights."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,7 @@ class NetworkFile:
 
     def read(self) -> bytes:
         """Its bytes. Raises InputError when there is no such file, or another."""
-        parent, _, name = self.uri.rpartition("/")
-        try:
-            data = open_store(parent or ("/" if self.uri.startswith("/") else ".")).read(name)
-        except (FileNotFoundError, IsADirectoryError):
-            raise InputError(f"there is no feature network {self.uri}; give the path or s3:// URI of a TorchScript file") from None
+        data = read_file(self.uri, "a feature network")
         found = hashlib.sha256(data).hexdigest()
         if found != self.sha256.lower():
             raise InputError(
@@ -95,10 +95,8 @@ class FeatureNetwork:
         """
         if samples.ndim != 5 or samples.shape[2] != 3 or samples.dtype != torch.uint8:
             raise ValueError(f"expected samples uint8 [n, t, 3, h, w], got {samples.dtype} {list(samples.shape)}")
-        # TF32, torch's default for convolutions on a GPU, would move figures that are to be compared.
-        cudnn = torch.backends.cudnn
-        with cudnn.flags(enabled=True, benchmark=False, deterministic=cudnn.deterministic, allow_tf32=False):
-            return torch.cat([self._features(part.to(self._device)) for part in samples.split(BATCH)])
+        with full_precision():
+            return torch.cat([self._features(part.to(self._device)) for part in samples.split(max(1, FRAMES // samples.shape[1]))])
 
     def _features(self, samples: Tensor) -> Tensor:
         if self._measure == "pairs":
@@ -108,8 +106,10 @@ class FeatureNetwork:
     def _called(self, x: Tensor) -> Tensor:
         try:
             features = self._network(x, **self._kind.options)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1]
+        except (RuntimeError, ValueError, torch.jit.Error) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise  # no fault of the network
+            reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
             raise InputError(
                 f"feature network {self._file.uri} does not take {self._kind.takes} ({reason}); "
                 f"give one with the call of {self._kind.published}"
@@ -152,12 +152,33 @@ def _other(found: Identity) -> str:
 
 @functools.cache
 def described(measure: str, file: NetworkFile) -> tuple[str, str]:
-    """What features of `file` are, and how it prepares samples. Only those of FVD's own I3D, told by its weights, are called FVD."""
+    """What features of `file` are, and how it prepares samples. Only those that FVD's own I3D gives are called FVD.
+
+    Raises InputError, beside what FeatureNetwork says, for the I3D rgb_imagenet, and for TorchScript that holds the weights of FVD's
+    and computes something else.
+    """
     data, published = file.read(), KINDS[measure].published
     prepares = "rescaled and resized by the network" if data.startswith(b"PK") else "bilinear to 224 px, centre, to [-1, 1]"
     if measure != "clips":
         return f"{file.uri} (called as {published}; mvgan does not know its weights)", prepares
-    network = identify(read_tensors_of(data, file.uri)).network
-    if network == FVD:
-        return f"{file.uri} (all weights are those of I3D Kinetics-400: FVD)", prepares
-    return f"{file.uri} ({'I3D rgb_imagenet' if network == RGB_IMAGENET else 'not the I3D of FVD'}: not FVD)", prepares
+    found = identify(read_tensors_of(data, file.uri))
+    if found.network == RGB_IMAGENET:
+        raise InputError(f"feature network {file.uri} is the I3D rgb_imagenet, which gives plausible but wrong FVDs; give that of FVD")
+    network = FeatureNetwork(measure, file)
+    if found.network != FVD:
+        return f"{file.uri} (not the I3D of FVD: not FVD)", prepares
+    if other := difference(network, found):
+        raise InputError(
+            f"feature network {file.uri} holds the weights of FVD's I3D, but its features differ from what I3D computes with them by "
+            f"{other:.2g}; keep its weights by `python -m jobs.features check --out`, and give those"
+        )
+    return f"{file.uri} (I3D Kinetics-400 by all its weights, and what it computes: FVD)", prepares
+
+
+def difference(network: FeatureNetwork, found: Identity) -> float:
+    """How far, relative, the features of `network` lie from those of mvgan's I3D with the weights `found` on a clip; 0 below SAME."""
+    clip = torch.randint(0, 256, (1, 16, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = load_i3d(found.variables)(prepare(clip.transpose(1, 2)))
+    relative = float((network(clip) - expected).norm() / expected.norm())
+    return relative if relative > SAME else 0.0

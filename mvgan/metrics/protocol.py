@@ -35,6 +35,8 @@ class Protocol:
     choose: Callable[[Sequence[int], Sequence[int], int, np.random.Generator], list[Place]]
     """(videos in sorted order of their names, their lengths, frames of a video that a clip takes, randomness) -> clips."""
     repeats: int = 1
+    least: int = 2
+    """Clips without which it is not this protocol."""
 
 
 def real_clips(
@@ -44,7 +46,7 @@ def real_clips(
 
     A clip has `num_frames` frames, `stride` frames of its video apart.
 
-    Videos shorter than a clip are left out. Raises InputError when fewer than two clips are left.
+    Videos shorter than a clip are left out. Raises InputError when fewer clips are left than the protocol is of.
     """
     if num_frames < 1 or stride < 1:
         raise ValueError(f"a clip has at least 1 frame and a stride of 1, not {num_frames} and {stride}")
@@ -54,11 +56,12 @@ def real_clips(
     long_enough = [video for video in sorted(range(len(names)), key=names.__getitem__) if lengths[video] >= span]
     rng = np.random.Generator(np.random.Philox(seed))
     found = [protocol.choose(long_enough, lengths, span, rng) for _ in range(protocol.repeats)] if long_enough else [[]]
-    if len(found[0]) < 2:
+    if len(found[0]) < protocol.least:
         longest = max(lengths, default=0)
         raise InputError(
-            f"protocol {protocol.name} needs at least two clips of {num_frames} frames at stride {stride}, from {span} frames of a video; "
-            f"of {len(names)} videos {len(long_enough)} are long enough (the longest: {longest} frames); give fewer --frames or other data"
+            f"protocol {protocol.name} needs {protocol.least:,} different clips of {num_frames} frames at stride {stride}, so {span} "
+            f"frames of a video, and finds {len(found[0]):,}: of {len(names)} videos {len(long_enough)} are long enough (the longest: "
+            f"{longest} frames); give fewer --frames, other data, or --protocol all-clips"
         )
     return found
 
@@ -68,9 +71,15 @@ def _first_videos(videos: Sequence[int], lengths: Sequence[int], num_frames: int
 
 
 def _random_videos(videos: Sequence[int], lengths: Sequence[int], num_frames: int, rng: np.random.Generator) -> list[Place]:
-    """Without replacement while there are enough videos; each as often as another, but for one, where there are fewer."""
-    rounds = [rng.permutation(videos) for _ in range(-(-COUNT // len(videos)))]
-    return [_random_clip(int(video), lengths, num_frames, rng) for video in np.concatenate(rounds)[:COUNT]]
+    """No clip twice, each video as often as another, but for one, while it has clips left. Fewer than COUNT where there are no more."""
+    left = {video: rng.permutation(lengths[video] - num_frames + 1).tolist() for video in videos}
+    found: list[Place] = []
+    while left and len(found) < COUNT:
+        for video in rng.permutation(list(left)).tolist()[: COUNT - len(found)]:
+            found.append(Place(video, left[video].pop()))
+            if not left[video]:
+                del left[video]
+    return found
 
 
 def _all_clips(videos: Sequence[int], lengths: Sequence[int], num_frames: int, rng: np.random.Generator) -> list[Place]:
@@ -89,8 +98,13 @@ PROTOCOLS = {
             "a random clip of each of the first 2,048 videos in sorted order of their names (StyleGAN-V), of all where there are fewer",
             _first_videos,
         ),
-        Protocol("random-2048", "2,048 random clips of random videos, each video as often as another", _random_videos),
+        Protocol(
+            "random-2048",
+            "2,048 different random clips, of each video as many as of another while it has them",
+            _random_videos,
+            least=COUNT,
+        ),
         Protocol("all-clips", "all clips of all videos that do not overlap, from the first frame on", _all_clips),
-        Protocol("digan", "the mean of 10 repeats of random-2048 (DIGAN)", _random_videos, repeats=10),
+        Protocol("digan", "the mean of 10 repeats of random-2048 (DIGAN)", _random_videos, repeats=10, least=COUNT),
     )
 }

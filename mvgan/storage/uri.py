@@ -9,7 +9,7 @@ from mvgan.storage.s3 import S3Store
 from mvgan.storage.store import Store, Unreachable, inner_path
 
 
-__all__ = ["LocalStore", "S3Store", "Store", "Unreachable", "inner_path", "open_store"]
+__all__ = ["LocalStore", "S3Store", "Store", "Unreachable", "inner_path", "open_store", "place_of", "read_file"]
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
@@ -24,3 +24,21 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     if text.startswith("s3://"):
         return S3Store(text)
     raise InputError(f"storage {text!r} has the scheme {text.split('://')[0]!r}; give a local path or s3://bucket/prefix")
+
+
+def place_of(uri: str) -> tuple[Store, str]:
+    """The store that the file at a path or s3:// URI is in, and its name there, which is empty where none is named."""
+    folder, _, name = uri.rpartition("/")
+    return open_store(folder or ("/" if uri.startswith("/") else ".")), "" if name in (".", "..") else name
+
+
+def read_file(uri: str, what: str) -> bytes:
+    """The file at a path or s3:// URI. Raises InputError, with `what` it should be, when there is none."""
+    missing = InputError(f"there is no file {uri}; give the path or s3:// URI of {what}")
+    store, name = place_of(uri)
+    if not name:
+        raise missing
+    try:
+        return store.read(name)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise missing from None

@@ -76,6 +76,14 @@ def read_tensors(store: Store, name: str, *needed: str, content: bytes | None = 
     return tensors
 
 
+def read_weights(store: Store, name: str) -> dict[str, Tensor]:
+    """The tensors in the safetensors file `name` at `store`, which need not be a run's. Raises InputError when it is damaged."""
+    try:
+        return load(store.read(name))
+    except SafetensorError as error:
+        raise InputError(f"{store.uri}/{name} is no safetensors file ({' '.join(str(error).split())}); make it again") from None
+
+
 def load_weights(store: Store, name: str, network: nn.Module, content: bytes | None = None) -> None:
     """Give `network` the weights in `export/<name>` of the run at `store`, or in `content` in its place.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mvgan.config import Run
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Item, clip_windows, decode_window, pair_windows
-from mvgan.metrics.features import ClipFeatures, PairFeatures
+from mvgan.metrics.features import ClipFeatures, PairFeatures, full_precision
 from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 from mvgan.nets.generator import Generator
@@ -81,5 +81,10 @@ def _measure(
     features: Features, shards: ShardSet, items: Sequence[Item], generated: Callable[[range], np.ndarray], together: int
 ) -> Callable[[], dict[str, float]]:
     parts = [range(start, min(start + together, len(items))) for start in range(0, len(items), together)]
-    real = torch.cat([features(torch.from_numpy(decode_window(shards, [items[i] for i in part]))) for part in parts])
-    return lambda: distance(real, torch.cat([features(torch.from_numpy(generated(part))) for part in parts]))
+
+    def joined(samples: Callable[[range], np.ndarray]) -> Tensor:
+        with full_precision():
+            return torch.cat([features(torch.from_numpy(samples(part))) for part in parts])
+
+    real = joined(lambda part: decode_window(shards, [items[i] for i in part]))
+    return lambda: distance(real, joined(generated))

@@ -49,8 +49,8 @@ def test_it_falls_by_half_over_a_training(tmp_path: Path) -> None:
     say: Callable[[str], None] = print
     hook = Evaluator("pairs", plan, Outbox(LocalStore(str(tmp_path / "run")), say), found, measure, say)
     fit(stage, local_batches(shards, run, "pairs")(0, ranks), Progress(), plan, [hook])
-    values = [record["frechet"] for record in found]
+    values = [record["frechet"] for record in found[1:]]  # without the untrained network, from which the fall is steepest
     quarter = len(values) // 4
     first, last = np.mean(values[:quarter]), np.mean(values[-quarter:])
     print(f"mean of the first quarter {first:.4g}, of the last {last:.4g}: {last / first:.3f}")
-    assert len(values) == MEASURES + 1 and last <= first / 2
+    assert len(values) == MEASURES and last <= first / 2

@@ -15,7 +15,7 @@ from mvgan.evaluation.question import PROTOCOL_WORDS, Measure, Question, ask
 from mvgan.evaluation.subject import Subject, subjects
 from mvgan.metrics.clips import ClipSums
 from mvgan.metrics.features import ClipFeatures, PairFeatures
-from mvgan.metrics.networks import FeatureNetwork
+from mvgan.metrics.networks import FeatureNetwork, NetworkFile
 from mvgan.metrics.protocol import PROTOCOLS
 from mvgan.sample import Generator
 from mvgan.storage.local import LocalStore
@@ -25,6 +25,13 @@ from tests.unit.metrics.test_networks import C3D, Inception, Published, saved
 
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def few_clips_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny run's data hold no 2,048 clips."""
+    for name, protocol in PROTOCOLS.items():
+        monkeypatch.setitem(PROTOCOLS, name, dataclasses.replace(protocol, least=2))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,7 @@ def exported(tiny_run: RunFolder) -> Subject:
 def test_figures_of_real_clips(shards: ShardSet) -> None:
     """Reference: whole videos decoded piece by piece and cut by hand."""
     items = (Item(1, (3, 5, 7, 9), False), Item(0, (0, 2, 4, 6), False))
-    found = figures_of(Part("clips", shards.uri, shards.content_hash, items=items), CPU)
+    found = figures_of(Part("clips", shards.uri, shards.content_hash, items=items, new=(True, True)), CPU)
     clips, sums = [], ClipSums()
     for item in items:
         video = np.concatenate([shards.frames(item.video, piece) for piece in range(shards.num_pieces(item.video))])
@@ -91,19 +98,24 @@ def test_parts_hold_every_sample_once(tiny_run: RunFolder, shards: ShardSet, exp
     stride = {"clips": tiny_run.run.stride, "pairs": tiny_run.run.interval[0]}[measure]
     for part in (part for parts in real for part in parts):
         assert 1 <= len(part.items) <= size
+        assert len(part.new) == len(part.items)
         for item in part.items:
             assert {abs(b - a) for a, b in zip(item.frames, item.frames[1:], strict=False)} == {stride} and not item.mirror
             assert min(item.frames) >= 0 and max(item.frames) < shards.lengths[item.video]
-    if measure == "pairs":
-        items = [item for part in real[0] for item in part.items]
-        assert sorted(item.frames for item in items) == sorted(item.frames[::-1] for item in items), "one order is missing"
+    items = [item for part in real[0] for item in part.items]
+    assert len({(item.video, min(item.frames)) for item in items}) == len(items), "a clip comes twice"
+    assert [item.video for part in real[0] for item, new in zip(part.items, part.new, strict=True) if new] == list(
+        dict.fromkeys(item.video for item in items)
+    )
+    if measure == "pairs" and len(items) > 50:
+        assert 0.25 < np.mean([item.frames[0] > item.frames[1] for item in items]) < 0.75, "one order is missing"
 
 
 def test_every_interval_of_a_mixed_set_is_measured(tiny_run: RunFolder, shards: ShardSet) -> None:
     mixed = dataclasses.replace(tiny_run, run=dataclasses.replace(tiny_run.run, interval=(2, 5)))
     (parts,) = real_parts(mixed, shards, ask(mixed.run, "pairs", "styleganv", None, 4, None, None))
     intervals = [abs(item.frames[1] - item.frames[0]) for part in parts for item in part.items]
-    assert intervals.count(2) == intervals.count(5) == 2 * len(shards)
+    assert intervals.count(2) == intervals.count(5) == len(shards)
 
 
 def test_the_cache_knows_what_figures_depend_on(tmp_path: Path, exported: Subject) -> None:
@@ -112,11 +124,12 @@ def test_the_cache_knows_what_figures_depend_on(tmp_path: Path, exported: Subjec
     others = [
         dataclasses.replace(part, **change)
         for change in (
-            {"measure": "pairs"}, {"content": "other"}, {"num_frames": 9}, {"start": 1}, {"count": 1}, {"seed": 1}, {"subject": exported},
+            {"measure": "pairs"}, {"content": "other"}, {"new": (True, False)}, {"num_frames": 9}, {"start": 1}, {"count": 1}, {"seed": 1},
+            {"subject": exported},
             {"items": part.items[::-1]}, {"network": saved(Published(), tmp_path / "i3d.pt")},
         )
     ]  # fmt: skip
-    assert len({part.key, *(other.key for other in others)}) == 10
+    assert len({part.key, *(other.key for other in others)}) == 11
     assert dataclasses.replace(part, source="moved").key == part.key
     store, figures = LocalStore(str(tmp_path)), {"features": np.random.default_rng(0).standard_normal((2, 96)), "square": np.array(3.0)}
     assert cached(store, part) is None
@@ -125,6 +138,20 @@ def test_the_cache_knows_what_figures_depend_on(tmp_path: Path, exported: Subjec
     assert found is not None and found.keys() == figures.keys()
     for key, value in figures.items():
         np.testing.assert_array_equal(found[key], value)
+
+
+@pytest.mark.parametrize("cut", [0, 30])
+def test_damaged_figures_are_computed_again(tmp_path: Path, cut: int, capsys: pytest.CaptureFixture[str]) -> None:
+    store, part = LocalStore(str(tmp_path)), Part("clips", "a", "hash")
+    keep(store, part, {"features": np.ones((2, 96))})
+    (path,) = (tmp_path / "evaluation/features").iterdir()
+    path.write_bytes(path.read_bytes()[:cut])
+    assert cached(store, part) is None and "is damaged" in capsys.readouterr().out
+
+
+def test_long_clips_come_in_smaller_parts(tiny_run: RunFolder, exported: Subject) -> None:
+    (parts,) = generated_parts(exported, ask(tiny_run.run, "clips", "all-clips", 128, 10, None, None))
+    assert [part.count for part in parts] == [4, 4, 2]
 
 
 def test_figures_by_the_network_of_a_file(tiny_run: RunFolder, shards: ShardSet, exported: Subject, tmp_path: Path) -> None:
@@ -158,6 +185,7 @@ def test_what_can_be_asked(tiny_run: RunFolder) -> None:
         (("clips", "digan", 2, None, None, None), "at least 3 frames and 2 videos"),
         (("clips", "digan", None, 1, None, None), "at least 3 frames and 2 videos"),
         (("clips", "digan", None, None, -1, None), "whole number from 0 on"),
+        (("classes", "digan", None, 999, None, NetworkFile("x", "0")), "too few for an Inception Score"),
     ):
         with pytest.raises(InputError, match=message):
             ask(run, *asked)  # type: ignore[arg-type]

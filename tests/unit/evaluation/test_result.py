@@ -14,11 +14,11 @@ from mvgan.data.shards import ShardSet
 from mvgan.evaluation.question import Question
 from mvgan.evaluation.result import best, join, measure, result_path
 from mvgan.evaluation.subject import Subject
-from mvgan.metrics.frechet import frechet_distance
+from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 from mvgan.storage.run import RunFolder
 from tests.unit.jobs.test_cli import refused
-from tests.unit.metrics.test_networks import C3D, Inception, Published, saved
+from tests.unit.metrics.test_networks import C3D, Inception, Published, Raising, saved
 
 
 SUBJECT = Subject("run", "video", "hash", "1-1")
@@ -34,7 +34,13 @@ def shards(tiny_run: RunFolder) -> ShardSet:
 
 
 def random_figures(rng: np.random.Generator, n: int, size: int = 96) -> dict[str, np.ndarray]:
-    clips = {"motion": rng.random(n), "within": rng.random(n), "mean": rng.standard_normal((3, 4, 4)), "square": np.array(9.0 * n)}
+    clips = {
+        "motion": rng.random(n),
+        "within": rng.random(n),
+        "mean": rng.standard_normal((3, 4, 4)),
+        "square": np.array(9.0 * n),
+        "videos": np.array(1.0 * n),
+    }
     return {"features": rng.standard_normal((n, size)).astype(np.float32), **clips}
 
 
@@ -46,7 +52,10 @@ def test_the_result_says_what_it_was_measured_with(tiny_run: RunFolder, shards: 
     pairs = [(torch.from_numpy(a["features"]), torch.from_numpy(b["features"])) for a, b in zip(real, fake, strict=True)]
     expected = [frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs]
     assert [repeat["distance"] for repeat in result["repeats"]] == expected and result["distance"] == pytest.approx(sum(expected) / 2)
-    assert "not FVD" in result["measure"] and result["error"] > 0
+    assert "not FVD" in result["measure"] and result["error"] == pytest.approx(np.std(expected, ddof=1))
+    assert result["error_says"] == "standard deviation over 10 repeats"
+    one = measure(Question("clips", "all-clips", 16, 50), SUBJECT, tiny_run, shards, real[:1], fake[:1])
+    assert one["error"] == pytest.approx(frechet_error(*pairs[0])) and "20 draws" in one["error_says"]
     assert result["clips"]["motion_ratio"] == pytest.approx(fake[0]["motion"].mean() / real[0]["motion"].mean())
     assert all(result[key] is not None for key in SAID)
     assert json.loads(json.dumps(result)) == result
@@ -88,6 +97,7 @@ def test_classes_have_a_score(tiny_run: RunFolder, shards: ShardSet, tmp_path: P
     rng = np.random.default_rng(0)
     found = measure(clips, SUBJECT, tiny_run, shards, [random_figures(rng, 9)], [random_figures(rng, 9)])
     assert found["measure"].endswith("(not the I3D of FVD: not FVD)")
+    assert result["error_says"] == "standard error of the mean over 10 splits"
 
 
 def test_the_best() -> None:
@@ -99,17 +109,18 @@ def test_the_best() -> None:
 def test_a_run_without_its_export_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_run.uri, tmp_path / "run"))
     (folder / "export/latent.safetensors").unlink()
-    assert "lacks one of" in refused(verb.run, verb.Flags, "--run", str(folder), "--frames", "4", "--generated", "4")
+    assert "lacks one of" in refused(verb.run, verb.Flags, "--run", str(folder), "--protocol", "training")
 
 
 def test_mistakes_are_told_before_work_starts(tiny_run: RunFolder, tmp_path: Path) -> None:
     def told(*flags: str) -> str:
         return refused(verb.run, verb.Flags, "--run", tiny_run.uri, *flags)
 
+    assert "needs 2,048 different clips of 4 frames at stride 2, so 7 frames of a video, and finds 144" in told("--frames", "4")
     assert "choose one of styleganv" in told("--protocol", "other")
-    assert "clips of 5000 frames at stride 2, from 9999" in told("--frames", "5000")
-    assert "no commit 7 of stage video" in told("--frames", "4", "--commit", "7")
-    assert "no commit 7 of stage pairs" in told("--measure", "pairs", "--commit", "7")
+    assert "of 5000 frames at stride 2, so 9999 frames" in told("--frames", "5000")
+    assert "no commit 7 of stage video" in told("--protocol", "all-clips", "--frames", "4", "--commit", "7")
+    assert "no commit 7 of stage pairs" in told("--protocol", "all-clips", "--measure", "pairs", "--commit", "7")
     assert "holds no run" in refused(verb.run, verb.Flags, "--run", f"{tiny_run.uri}-nowhere")
     file = saved(Published(), tmp_path / "i3d.pt")
     assert "has sha256" in told("--frames", "4", "--features", file.uri, "--features-sha256", "0" * 64)
@@ -118,3 +129,9 @@ def test_mistakes_are_told_before_work_starts(tiny_run: RunFolder, tmp_path: Pat
     named = "--features", file.uri, "--features-sha256", file.sha256
     assert "does not take uint8 [n, 3, h, w]" in told("--measure", "pairs", *named)
     assert "gives [2, 400] for 2 samples, expected finite [2, 101]" in told("--measure", "classes", *named)
+    for nothing in (str(tmp_path), f"{tmp_path}/", ".", "..", "s3://bucket/", f"{file.uri}/x"):
+        assert "there is no file" in told("--features", nothing, "--features-sha256", "0" * 64), nothing
+    raising = saved(Raising(), tmp_path / "raising.pt")
+    assert "does not take uint8" in told(
+        "--protocol", "all-clips", "--frames", "4", "--features", raising.uri, "--features-sha256", raising.sha256
+    )

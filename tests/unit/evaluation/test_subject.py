@@ -1,5 +1,7 @@
 """What is evaluated: exports and commits, and that a commit's figure is the one that training took."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from mvgan.data.shards import ShardSet
 from mvgan.evaluation.parts import figures_of, generated_parts, real_parts
 from mvgan.evaluation.question import Measure, ask
 from mvgan.evaluation.result import join, measure
-from mvgan.evaluation.subject import subjects
+from mvgan.evaluation.subject import forget, subjects
 from mvgan.storage.run import RunFolder, read_run
+from mvgan.storage.uri import open_store
 
 
 CPU = torch.device("cpu")
@@ -24,33 +27,33 @@ def copied(tiny_run: RunFolder, tmp_path: Path) -> RunFolder:
     return read_run(shutil.copytree(tiny_run.uri, tmp_path / "run"))
 
 
-def test_the_last_commit_is_what_was_exported(tiny_run: RunFolder) -> None:
+def test_the_last_commit_is_what_was_exported(copied: RunFolder) -> None:
     for stage in ("pairs", "video"):
-        (exported,) = subjects(tiny_run, stage, None)
-        commits = subjects(tiny_run, stage, "all")
+        (exported,) = subjects(copied, stage, None)
+        commits = subjects(copied, stage, "all")
         assert commits[-1].sha256 == exported.sha256 and len({commit.sha256 for commit in commits}) == len(commits)
-        assert subjects(tiny_run, stage, commits[0].commit) == [commits[0]]
+        assert subjects(copied, stage, commits[0].commit) == [commits[0]]
 
 
 @pytest.mark.parametrize("what", ["pairs", "clips"])
-def test_a_commit_is_measured_as_training_measured_it(tiny_run: RunFolder, what: Measure) -> None:
+def test_a_commit_is_measured_as_training_measured_it(copied: RunFolder, what: Measure) -> None:
     """Reference: the figure that training has written into the commit."""
-    shards, question = ShardSet.open(tiny_run.data), ask(tiny_run.run, what, "training", None, None, None, None)
-    (real,) = real_parts(tiny_run, shards, question)
+    shards, question = ShardSet.open(copied.data), ask(copied.run, what, "training", None, None, None, None)
+    (real,) = real_parts(copied, shards, question)
     theirs = join([figures_of(part, CPU) for part in real])
-    measured = {commit.name: commit.meta for commit in tiny_run.commits(question.stage).records() if "frechet" in commit.meta}
-    found = [subject for subject in subjects(tiny_run, question.stage, "all") if subject.commit in measured]
+    measured = {commit.name: commit.meta for commit in copied.commits(question.stage).records() if "frechet" in commit.meta}
+    found = [subject for subject in subjects(copied, question.stage, "all") if subject.commit in measured]
     assert len(found) >= 2
     for subject in found:
         (parts,) = generated_parts(subject, question)
         ours = join([figures_of(part, CPU) for part in parts])
-        result = measure(question, subject, tiny_run, shards, [theirs], [ours])
+        result = measure(question, subject, copied, shards, [theirs], [ours])
         assert result["distance"] == pytest.approx(measured[str(subject.commit)]["frechet"], rel=1e-6)
 
 
-def test_a_commit_is_other_networks(tiny_run: RunFolder) -> None:
-    question = ask(tiny_run.run, "clips", "all-clips", 4, 2, None, None)
-    first, *_, last = subjects(tiny_run, "video", "all")
+def test_a_commit_is_other_networks(copied: RunFolder) -> None:
+    question = ask(copied.run, "clips", "all-clips", 4, 2, None, None)
+    first, *_, last = subjects(copied, "video", "all")
     found = [figures_of(generated_parts(subject, question)[0][0], CPU)["features"] for subject in (first, last)]
     assert not np.array_equal(*found)
 
@@ -81,3 +84,57 @@ def test_a_stage_that_has_not_ended_has_commits_only(copied: RunFolder) -> None:
     Path(copied.uri, "export/codes.safetensors").unlink()
     with pytest.raises(InputError, match="lacks one of"):
         subjects(copied, "video", "all")
+
+
+def test_settings_are_those_of_the_run(copied: RunFolder) -> None:
+    """They may change until stage 3 begins, and the export tells of those before; and other settings are other networks."""
+    question = ask(copied.run, "clips", "all-clips", 6, 2, None, None)
+    before = subjects(copied, "video", "all")[-1]
+    record = json.loads(Path(copied.uri, "run.json").read_text())
+    record["config"]["video"]["residual"] = 3 * copied.run.video.residual
+    Path(copied.uri, "run.json").write_text(json.dumps(record))
+    changed = read_run(copied.uri)
+    after = subjects(changed, "video", "all")[-1]
+    assert after.sha256 != before.sha256
+    with pytest.raises(InputError, match="have changed since the evaluation began"):
+        figures_of(generated_parts(before, question)[0][0], CPU)
+    found = figures_of(generated_parts(after, question)[0][0], CPU)
+    stale = figures_of(generated_parts(dataclasses.replace(after, run=copied.uri), question)[0][0], CPU)
+    np.testing.assert_array_equal(found["features"], stale["features"])
+
+
+def test_networks_that_change_meanwhile_are_refused(copied: RunFolder) -> None:
+    (subject,) = subjects(copied, "pairs", None)
+    path = Path(copied.uri, "export/generator.safetensors")
+    path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+    (parts,) = generated_parts(subject, ask(copied.run, "pairs", "all-clips", None, 2, None, None))
+    with pytest.raises(InputError, match="have changed since the evaluation began"):
+        figures_of(parts[0], CPU)
+
+
+def test_a_commit_may_vanish_while_it_is_evaluated(copied: RunFolder) -> None:
+    """Training goes on beside, and keeps its newest commits only."""
+    question = ask(copied.run, "pairs", "all-clips", None, 2, None, None)
+    found = subjects(copied, "pairs", "all")
+    parts = generated_parts(found[0], question)[0]
+    expected = figures_of(parts[0], CPU)["features"]
+    shutil.rmtree(Path(copied.uri, "pairs"))
+    fresh = dataclasses.replace(found[0], stage="pairs")
+    np.testing.assert_array_equal(figures_of(generated_parts(fresh, question)[0][0], CPU)["features"], expected)
+    forget(copied, found)
+    assert not list(Path(copied.uri).glob("evaluation/weights/*"))
+
+
+def test_a_run_on_s3(copied: RunFolder, s3: str) -> None:
+    """Reference: the same run on disk, bit by bit."""
+    there = open_store(f"{s3}/run")
+    for path in copied.store.list():
+        there.write(path, copied.store.read(path))
+    folder = read_run(there.uri)
+    for stage, what in (("pairs", "pairs"), ("video", "clips")):
+        question = ask(folder.run, what, "all-clips", None if what == "pairs" else 4, 3, None, None)  # type: ignore[arg-type]
+        both = [subjects(run, stage, "all") for run in (copied, folder)]
+        assert [subject.sha256 for subject in both[0]] == [subject.sha256 for subject in both[1]]
+        ours, theirs = ([figures_of(generated_parts(some[0], question)[0][0], CPU)["features"]] for some in both)
+        np.testing.assert_array_equal(ours, theirs)
+        forget(folder, both[1])

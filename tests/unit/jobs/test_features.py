@@ -14,7 +14,7 @@ from jobs._cli import main
 from mvgan.metrics import i3d_check
 from mvgan.metrics.i3d import load_i3d
 from mvgan.storage.uri import open_store
-from tests.unit.metrics.i3d_files import random_i3d, table, torchscript, with_one_bit_changed
+from tests.unit.metrics.i3d_files import published, random_i3d, table, torchscript, with_one_bit_changed
 
 
 Tensors = dict[str, Tensor]
@@ -62,16 +62,30 @@ def sha256(data: bytes) -> str:
 def test_the_network_of_fvd(check: Check, networks: tuple[Tensors, Tensors], tmp_path: Path) -> None:
     """Of a TorchScript file, and of the weights that are written from it, which give the same logits."""
     file, out = tmp_path / "i3d.pt", tmp_path / "kept" / "i3d.safetensors"
-    file.write_bytes(torchscript(networks[0]))
-    said = f"features: {file} is the I3D of FVD by all its 230 variables, sha256 {sha256(file.read_bytes())}\n"
+    file.write_bytes(published(networks[0]))
+    weights = f"features: {file} has all 230 variables of the I3D of FVD, sha256 {sha256(file.read_bytes())}\n"
+    said = f"{weights}features: and computes what I3D computes with them\n"
     assert check(str(file)) == (0, said, "")
     assert not out.parent.exists()
     status, printed, err = check(str(file), "--out", str(out))
     written = out.read_bytes()
     assert (status, printed, err) == (0, f"{said}features: its weights are in {out}, sha256 {sha256(written)}\n", "")
-    assert check(str(out)) == (0, said.replace(str(file), str(out)).replace(sha256(file.read_bytes()), sha256(written)), "")
+    assert check(str(out)) == (0, weights.replace(str(file), str(out)).replace(sha256(file.read_bytes()), sha256(written)), "")
     clips = torch.rand((1, 3, 9, 224, 224), generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.equal(load_i3d(load(written))(clips), load_i3d(networks[0])(clips))
+
+
+@pytest.mark.usefixtures("known")
+def test_what_the_code_of_a_file_computes_is_said(check: Check, networks: tuple[Tensors, Tensors], tmp_path: Path) -> None:
+    """The right weights with another call, and with something done to what they give."""
+    file = tmp_path / "i3d.pt"
+    for data, words in (
+        (torchscript(networks[0]), "does not take uint8 [n, 3, t, h, w] with rescale"),
+        (published(networks[0], factor=1.05), "but its code computes other features than I3D, 0.05 off on a test clip"),
+    ):
+        file.write_bytes(data)
+        status, printed, err = check(str(file))
+        assert (status, err) == (0, "") and words in printed and "--out" in printed
 
 
 @pytest.mark.usefixtures("known")
@@ -143,6 +157,6 @@ def test_mistakes(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_files_on_s3(check: Check, networks: tuple[Tensors, Tensors], s3: str) -> None:
     open_store(s3).write("networks/i3d.pt", torchscript(networks[0]))
     status, printed, err = check(f"{s3}/networks/i3d.pt", "--out", f"{s3}/networks/i3d.safetensors")
-    assert (status, err) == (0, "") and printed.count("\n") == 2
+    assert (status, err) == (0, "") and printed.count("\n") == 3
     assert load(open_store(s3).read("networks/i3d.safetensors")).keys() == networks[0].keys()
     assert check(f"{s3}/networks/i3d.pt", "--out", f"{s3}/networks/i3d.safetensors")[0] == 2

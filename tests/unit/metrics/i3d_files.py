@@ -1,13 +1,14 @@
 """I3D networks with random weights, the table that belongs to them, and the files that hold such weights."""
 
 import io
+import warnings
 
 import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvgan.metrics.i3d import I3D
+from mvgan.metrics.i3d import I3D, load_i3d
 from mvgan.metrics.i3d_check import Variable
 
 
@@ -58,6 +59,35 @@ class Holder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+class _Published(nn.Module):
+    """The call of StyleGAN-V's file around a network of square clips of 16 frames."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
+        y = x.float()
+        if resize:
+            n, c, t = y.size(0), y.size(1), y.size(2)
+            y = nn.functional.interpolate(y.reshape(n, c * t, y.size(3), y.size(4)), size=[224, 224], mode="bilinear", align_corners=False)
+            y = y.reshape(n, c, t, 224, 224)
+        if rescale:
+            y = 2 * (y / 255) - 1
+        logits = self.network(y) * self.factor
+        return logits if return_features else logits.softmax(1)
+
+
+def published(variables: dict[str, Tensor], factor: float = 1.0) -> bytes:
+    """A TorchScript file with the call of StyleGAN-V's that computes I3D, times `factor`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that checks of shapes hold for this shape only
+        traced = torch.jit.trace(load_i3d(variables), torch.zeros(1, 3, 16, 224, 224))
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(_Published(traced, factor)), buffer)
+    return buffer.getvalue()
 
 
 def torchscript(variables: dict[str, Tensor]) -> bytes:

@@ -39,6 +39,17 @@ def test_parts_merge_to_the_whole() -> None:
         assert getattr(found, name) == pytest.approx(getattr(whole, name), rel=1e-12)
 
 
+def test_clips_of_one_video_are_not_different_videos() -> None:
+    """Reference: one clip of each video, whatever else is added for motion."""
+    clips = np.random.default_rng(3).integers(0, 256, (6, 5, 3, 4, 4), dtype=np.uint8)
+    sums = ClipSums()
+    for number, clip in enumerate(clips):
+        sums.add(clip, new_video=number % 2 == 0)
+    found, firsts = sums.figures(), sums_of(clips[::2]).figures()
+    assert found.videos == 3 and found.between == pytest.approx(firsts.between)
+    assert found.motion == pytest.approx(sums_of(clips).figures().motion) and len(sums.arrays["motion"]) == 6
+
+
 def moving(steps: list[int], rng: np.random.Generator) -> np.ndarray:
     """A clip for each step: noise that moves by `step` pixels a frame."""
     images = rng.integers(0, 256, (len(steps), 3, 8, 8), dtype=np.uint8)

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,20 +85,51 @@ RECIPES = {
         np.random.RandomState(1).randn(2048, 400),
     ),
     "rank_deficient_16x400": lambda: (np.random.RandomState(0).randn(16, 400), np.random.RandomState(1).randn(16, 400) + 0.5),
+    "identical": lambda: (np.random.RandomState(0).randn(64, 400), np.random.RandomState(0).randn(64, 400)),
+    "constant_features": lambda: (np.zeros((8, 400)), np.full((8, 400), 0.25)),
     "offset_large_mean": lambda: (np.random.RandomState(0).randn(512, 400) + 1000, np.random.RandomState(1).randn(512, 400) + 1000),
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_equals_reference_values(name: str) -> None:
-    """fvd_reference_values.json: exact distances of seeded features, by the nuclear norm of the centred feature product."""
+STATISTICS = {
+    "pytorch-fid test": lambda: (gaussian(torch.zeros(2048), torch.eye(2048)), gaussian(torch.ones(2048), torch.eye(2048))),
+    "diagonal": lambda: (
+        gaussian(torch.zeros(5), torch.tensor([1.0, 2, 3, 4, 5]).diag()),
+        gaussian(torch.zeros(5), torch.tensor([4.0, 9, 16, 25, 36]).diag()),
+    ),
+    "1-D": lambda: (gaussian(torch.zeros(1), 4 * torch.eye(1)), gaussian(3 * torch.ones(1), 25 * torch.eye(1))),
+}  # fmt: skip
+
+
+def reference_values(kind: str) -> dict[str, Any]:
     root = os.environ.get("MVGAN_TEST_DATA")
     if not root:
         pytest.skip("MVGAN_TEST_DATA is not set: the reference values are kept with the test data")
-    cases = json.loads((Path(root) / "fvd" / "fvd_reference_values.json").read_text())["frechet_from_features_no_weights_needed"]
-    case = next(case for case in cases if case["name"] == name)
-    x, y = (Moments.of(torch.from_numpy(side)) for side in RECIPES[name]())
-    assert frechet_distance(x, y) == pytest.approx(case["exact_nuclear_norm"], rel=1e-9)
+    cases = json.loads((Path(root) / "fvd" / "fvd_reference_values.json").read_text())[kind]
+    return {case["name"]: case for case in cases}
+
+
+def test_equals_reference_values_of_features() -> None:
+    """All in fvd_reference_values.json: exact distances of seeded features, by the nuclear norm of the centred feature product."""
+    cases = reference_values("frechet_from_features_no_weights_needed")
+    assert cases.keys() == RECIPES.keys()
+    for name, case in cases.items():
+        x, y = (Moments.of(torch.from_numpy(side)) for side in RECIPES[name]())
+        assert frechet_distance(x, y) == pytest.approx(case["exact_nuclear_norm"], rel=1e-9, abs=1e-9), name
+
+
+def test_equals_reference_values_of_statistics() -> None:
+    """All in fvd_reference_values.json that are given as means and covariances."""
+    cases = reference_values("frechet_from_statistics")
+    assert cases.keys() == STATISTICS.keys()
+    for name, case in cases.items():
+        assert frechet_distance(*STATISTICS[name]()) == pytest.approx(case["expected"], rel=1e-9), name
+
+
+def test_what_rounding_takes_below_zero_is_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = Moments.of(features(50, 30, 3))
+    monkeypatch.setattr(frechet, "_root_trace", lambda a, b: a.trace() + 1e-9)
+    assert frechet_distance(x, x) == 0 and "is below zero by rounding, and counts as 0" in caplog.text
 
 
 def test_bootstrap_error_is_the_spread_of_fresh_draws() -> None:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mvgan.config import InputError
 from mvgan.metrics import networks
-from mvgan.metrics.i3d import I3D, prepare
+from mvgan.metrics.i3d import load_i3d, prepare
 from mvgan.metrics.i3d_check import Identity
 from mvgan.metrics.networks import KINDS, FeatureNetwork, NetworkFile, described
+from tests.unit.metrics.i3d_files import random_i3d
 
 
 class Published(nn.Module):
@@ -62,6 +63,14 @@ class OtherOutput(nn.Module):
         return x.float()
 
 
+class Raising(nn.Module):
+    """Its own check fails, as that of a network for other clips does."""
+
+    def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
+        assert x.size(2) == 77, "77 frames are needed"
+        return x.float()
+
+
 class NoProbabilities(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.ones([x.size(0), 101])
@@ -100,34 +109,50 @@ def test_the_published_call_for_pairs_and_classes(tmp_path: Path) -> None:
     assert classes.argmax(1).tolist() == (x.numpy().astype(float).mean((1, 2, 3, 4)) / 2.55).round().astype(int).tolist()
 
 
-def test_weights_alone_must_be_those_of_fvd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reference: the network that they were taken from, on clips prepared as it takes them."""
-    torch.manual_seed(0)
-    network = I3D().eval()
-    named = {name.replace(".", "/"): value for name, value in network.state_dict().items()}
-    save_file(named, tmp_path / "i3d.safetensors")
-    file = NetworkFile(str(tmp_path / "i3d.safetensors"), hashlib.sha256((tmp_path / "i3d.safetensors").read_bytes()).hexdigest())
-    with pytest.raises(InputError, match=r"is not the I3D of FVD: 230 of its variables are missing or have other values, first Conv3d"):
-        FeatureNetwork("clips", file)
-    assert described("clips", file)[0].endswith("(not the I3D of FVD: not FVD)")
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    return random_i3d(0)
+
+
+def known_as(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a file holds is taken for this network's."""
+    monkeypatch.setattr(networks, "identify", lambda tensors: Identity(network, dict(tensors), []))
     described.cache_clear()
-    monkeypatch.setattr(networks, "identify", lambda tensors: Identity("fvd", dict(tensors), []))
-    monkeypatch.setattr(networks, "load_i3d", lambda variables: network)
+
+
+def test_weights_alone_must_be_those_of_fvd(weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the network that they were taken from, on clips prepared as it takes them."""
+    save_file(weights, tmp_path / "i3d.safetensors")
+    file = NetworkFile(str(tmp_path / "i3d.safetensors"), hashlib.sha256((tmp_path / "i3d.safetensors").read_bytes()).hexdigest())
+    for use in (FeatureNetwork, described):
+        with pytest.raises(InputError, match=r"is not the I3D of FVD: 230 of its variables are missing or have other values, first Conv3d"):
+            use("clips", file)
+    known_as("fvd", monkeypatch)
     x = torch.randint(0, 256, (1, 9, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
-        expected = network(prepare(x.transpose(1, 2)))
+        expected = load_i3d(weights)(prepare(x.transpose(1, 2)))
+    assert expected.std() > 0.01
     torch.testing.assert_close(FeatureNetwork("clips", file)(x), expected)
     with pytest.raises(InputError, match="does not take"):
         FeatureNetwork("clips", file)(x[:, :8])
-    assert described("clips", file) == (
-        f"{file.uri} (all weights are those of I3D Kinetics-400: FVD)",
-        "bilinear to 224 px, centre, to [-1, 1]",
-    )
-    monkeypatch.setattr(networks, "identify", lambda tensors: Identity("rgb_imagenet", dict(tensors), []))
-    described.cache_clear()
-    assert described("clips", file)[0].endswith("(I3D rgb_imagenet: not FVD)")
+    proven, prepares = described("clips", file)
+    assert proven == f"{file.uri} (I3D Kinetics-400 by all its weights, and what it computes: FVD)" and prepares.startswith("bilinear")
+    known_as("rgb_imagenet", monkeypatch)
+    with pytest.raises(InputError, match="which gives plausible but wrong FVDs"):
+        described("clips", file)
     with pytest.raises(InputError, match="it is rgb_imagenet"):
         FeatureNetwork("clips", file)
+
+
+def test_right_weights_that_compute_something_else_are_refused(
+    weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchScript holds code beside its weights: the features count."""
+    file = saved(Published(), tmp_path / "i3d.pt")
+    monkeypatch.setattr(networks, "identify", lambda tensors: Identity("fvd", weights, []))
+    described.cache_clear()
+    with pytest.raises(InputError, match="holds the weights of FVD's I3D, but its features differ"):
+        described("clips", file)
     described.cache_clear()
 
 
@@ -137,8 +162,8 @@ def test_other_files_are_told_in_one_line(tmp_path: Path) -> None:
     text = NetworkFile(str(tmp_path / "text.pt"), hashlib.sha256(b"no network").hexdigest())
     inception = saved(Inception(), tmp_path / "inception.pt")
     cases = [
-        (lambda: FeatureNetwork("clips", NetworkFile(str(tmp_path / "none.pt"), "0")), "there is no feature network"),
-        (lambda: FeatureNetwork("clips", NetworkFile(str(tmp_path), "0")), "there is no feature network"),
+        (lambda: FeatureNetwork("clips", NetworkFile(str(tmp_path / "none.pt"), "0")), "there is no file"),
+        (lambda: FeatureNetwork("clips", NetworkFile(str(tmp_path), "0")), "there is no file"),
         (lambda: FeatureNetwork("clips", NetworkFile(good.uri, "0" * 64)), f"has sha256 {good.sha256}, expected 0000"),
         (lambda: FeatureNetwork("pairs", text), "is no TorchScript file"),
         (lambda: FeatureNetwork("clips", text), "is neither TorchScript nor safetensors"),
