@@ -43,6 +43,7 @@ class Guard:
         self.name, self.ranks, self.max_skipped = name, ranks, max_skipped
         self.in_a_row: dict[str, int] = {}
         self._skipped = 0
+        self._norms: dict[str, Tensor] = {}
 
     def descend(self, phase: str, optimizer: torch.optim.Optimizer, loss: Tensor, images: int) -> bool:
         """Take the optimizer's step along the gradient of `loss` and return True, or leave it out and return False.
@@ -52,7 +53,11 @@ class Guard:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # DDP has averaged the gradients, so they are the same everywhere; the loss is this worker's own.
-        if self.ranks.all(_finite([loss.detach(), *_gradients(optimizer)])):
+        gradients = _gradients(optimizer)
+        if self.ranks.all(_finite([loss.detach(), *gradients])):
+            # Of gradients as large as floats go the square overflows; the metrics stay numbers.
+            norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(torch.finfo(torch.float32).max)
+            self._norms[f"{phase.lower().replace(' ', '_')}_grad_norm"] = norm
             optimizer.step()
             self.in_a_row[phase] = 0
             return True
@@ -72,6 +77,11 @@ class Guard:
         """How many steps were left out since the last call, as a scalar to log."""
         skipped, self._skipped = self._skipped, 0
         return torch.tensor(float(skipped), device=device)
+
+    def take_norms(self) -> dict[str, Tensor]:
+        """The norm of the gradient of each phase that took a step since the last call, as scalars to log."""
+        norms, self._norms = self._norms, {}
+        return norms
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -1,9 +1,10 @@
 """What happens beside training: log lines and metrics, sample grids, the Frechet distance. Commits are in committer.py."""
 
 import json
+import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ History = list[dict[str, Any]]
 
 Say = Callable[[str], None]
 """Takes a line for people to read."""
+
+
+Look = Callable[[int, Mapping[str, float]], None]
+"""Looks at what was measured after so many images."""
 
 
 Figures = Callable[[], dict[str, float]]
@@ -63,25 +68,41 @@ class Ticker:
 class Recorder:
     """Writes a record of metrics: to the history and its file, to TensorBoard, and as a line."""
 
-    def __init__(self, name: str, plan: Plan, outbox: Outbox, history: History, figures: Figures, say: Say, start: Progress) -> None:
+    def __init__(
+        self, name: str, plan: Plan, outbox: Outbox, history: History, figures: Figures, say: Say, start: Progress, look: Look
+    ) -> None:
         self.name, self.unit, self.plan, self.outbox, self.history = name, UNITS[name], plan, outbox, history
-        self.figures, self.say = figures, say
+        self.figures, self.say, self.look = figures, say, look
         self.board = _Board(outbox, name, start)
 
     def __call__(self, last: Progress, progress: Progress, averages: dict[str, float]) -> None:
         """Record the averages over the steps from `last` to `progress`."""
         rate = (progress.images - last.images) / max(progress.elapsed_s - last.elapsed_s, 1e-9)
         record = {"images": progress.images, "elapsed_s": round(progress.elapsed_s, 1), f"{self.unit}_per_s": round(rate, 2), **averages}
-        record |= self.figures()
+        record |= self.figures() | peak_memory()
         self.history.append(record)
         write_metrics(self.outbox, self.name, self.history)
         self.board.add(record)
         eta = (self.plan.end - progress.images) / rate
-        told = "  ".join(f"{name} {value:.4g}" for name, value in averages.items() if value or name != SKIPPED)
+        told = "  ".join(f"{name} {value:.4g}" for name, value in averages.items() if _told(name) and (value or name != SKIPPED))
         self.say(
             f"{self.name}: {progress.images}/{self.plan.end} {self.unit}  {rate:.1f} {self.unit}/s  "
             f"{progress.elapsed_s:.0f} s  ETA {eta:.0f} s  {told}"
         )
+        self.look(progress.images, record)
+
+
+def _told(name: str) -> bool:
+    """Whether a metric is in the lines of the log, which are for reading; all are in the files."""
+    return not name.endswith("_grad_norm")
+
+
+def peak_memory() -> dict[str, float]:
+    """Most memory that this process has had so far, in MB, and that its tensors have had on the GPU."""
+    found = {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return found
 
 
 class _Board:
@@ -134,8 +155,11 @@ class Sampler:
 class Evaluator:
     """Adds a measure to the history at the start, at equal distances and at the end, on one worker."""
 
-    def __init__(self, name: str, plan: Plan, outbox: Outbox, history: History, measure: Callable[[], dict[str, Any]], say: Say) -> None:
-        self.name, self.plan, self.outbox, self.history, self.measure, self.say = name, plan, outbox, history, measure, say
+    def __init__(
+        self, name: str, plan: Plan, outbox: Outbox, history: History, measure: Callable[[], dict[str, Any]], say: Say, look: Look
+    ) -> None:
+        self.name, self.plan, self.outbox, self.history = name, plan, outbox, history
+        self.measure, self.say, self.look = measure, say, look
 
     def start(self, stage: Stage, progress: Progress) -> None:
         """The untrained network, once."""
@@ -153,3 +177,4 @@ class Evaluator:
         self.history.append({"images": progress.images, **values})
         write_metrics(self.outbox, self.name, self.history)
         self.say(f"{self.name}: at {progress.images}  " + "  ".join(f"{key} {value:.4g}" for key, value in values.items()))
+        self.look(progress.images, values)

@@ -53,8 +53,13 @@ def to_uint8(frames: Tensor) -> np.ndarray:
 
 
 def distance(real: Tensor, generated: Tensor) -> dict[str, float]:
-    """Frechet distance of two sets of features [n, d], with its bootstrap error."""
-    return {"frechet": frechet_distance(Moments.of(real), Moments.of(generated)), "frechet_error": frechet_error(real, generated)}
+    """Frechet distance of two sets of features [n, d], with its bootstrap error, and their diversity: generated over real variance."""
+    ours, theirs = Moments.of(generated), Moments.of(real)
+    return {
+        "frechet": frechet_distance(theirs, ours),
+        "frechet_error": frechet_error(real, generated),
+        "diversity": float(ours.covariance.trace() / theirs.covariance.trace().clamp_min(1e-12)),
+    }
 
 
 def pair_measure(shards: ShardSet, run: Run, generator: Generator, device: torch.device) -> Callable[[], dict[str, float]]:

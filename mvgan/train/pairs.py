@@ -127,7 +127,7 @@ class PairStage:
                 stats["r1"] = loss.detach() / config.r1_every
         beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
         update_ema(self.ema, self.generator, beta)
-        return stats | {SKIPPED: self.guard.take_skipped(self.device)}
+        return stats | self.guard.take_norms() | {SKIPPED: self.guard.take_skipped(self.device)}
 
     def _latents(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """z, the z to mix in, and the layer from which it holds; that layer is past the last where nothing is mixed."""

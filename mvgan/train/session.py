@@ -26,7 +26,7 @@ from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.run import RunFolder
 from mvgan.train.committer import Committer
 from mvgan.train.export import load_weights, read_tensors
-from mvgan.train.hooks import Evaluator, History, Recorder, Sampler, Say, Ticker
+from mvgan.train.hooks import Evaluator, History, Look, Recorder, Sampler, Say, Ticker
 from mvgan.train.initial import begin_with, read_initial
 from mvgan.train.measure import clip_measure, pair_measure, to_uint8
 from mvgan.train.outbox import Outbox
@@ -34,6 +34,7 @@ from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Hook, Plan, Stage, fit
 from mvgan.train.state import UNITS, Draws, Progress, from_bytes
+from mvgan.train.tripwires import Tripwires, wires_of
 from mvgan.train.video import VideoStage, render
 
 
@@ -134,8 +135,9 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
                 name, commits, epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit, worker.patience_s
             )  # fmt: skip
             beside.callback(committer.close)
-            record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress)
-            hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker), committer]
+            look = Tripwires(wires_of(run, name), worker.say).look
+            record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress, look)
+            hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker, look), committer]
         return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
 
 
@@ -214,7 +216,7 @@ def load_generator(folder: RunFolder, weights: bytes | None = None) -> Generator
 
 
 def _beside(
-    folder: RunFolder, name: str, stage: Stage, plan: Plan, shards: ShardSet, history: History, outbox: Outbox, worker: Worker
+    folder: RunFolder, name: str, stage: Stage, plan: Plan, shards: ShardSet, history: History, outbox: Outbox, worker: Worker, look: Look
 ) -> list[Hook]:
     """Samples and measures of a stage, for the first worker."""
     run, device = folder.run, worker.device
@@ -226,7 +228,7 @@ def _beside(
         hooks = [Sampler(name, plan, outbox, lambda: video_rows(stage))]
         generator = VideoGenerator(run, 0.0, stage.pair_generator, stage.codes, stage.latent)
         measure = clip_measure(shards, run, generator, device) if plan.evaluations else None
-    return [*hooks, Evaluator(name, plan, outbox, history, measure, worker.say)] if measure else hooks
+    return [*hooks, Evaluator(name, plan, outbox, history, measure, worker.say, look)] if measure else hooks
 
 
 def pair_grid(generator: Generator, run: Run, device: torch.device, columns: int = 8, rows: int = 4) -> bytes:

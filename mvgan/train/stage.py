@@ -6,9 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from mvgan.train.state import Progress
+
+
+DATA_WAIT = "data_wait_share"
+"""The metric: share of the time of a step that passed until its batch was there."""
 
 
 class Stage(Protocol):
@@ -74,10 +79,16 @@ def fit(stage: Stage, batches: Iterator[Tensor], progress: Progress, plan: Plan,
     for hook in hooks:
         hook.start(stage, progress)
     while progress.images < plan.end:
+        asked = time.monotonic()
         batch = next(batches, None)
         if batch is None:
             raise RuntimeError(f"the data ended after {progress.images} of {plan.end} images")
+        given = time.monotonic()
         stats = stage.step(batch, progress)
+        # Steps wait for the device, as they look whether gradients are finite, so this is the share of the whole step.
+        share = (given - asked) / max(time.monotonic() - asked, 1e-9)
+        if stats:
+            stats = {**stats, DATA_WAIT: torch.tensor(share, device=next(iter(stats.values())).device)}
         progress = dataclasses.replace(progress, images=progress.images + plan.batch, elapsed_s=time.monotonic() - started)
         for hook in hooks:
             hook.after_step(stage, progress, stats)

@@ -136,7 +136,7 @@ class VideoStage:
                 stats["g_loss"] = loss.detach()
         for net in self.discriminators.values():
             net.requires_grad_(True)
-        return stats | {SKIPPED: self.guard.take_skipped(self.device)}
+        return stats | self.guard.take_norms() | {SKIPPED: self.guard.take_skipped(self.device)}
 
     def _step_discriminators(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
         draws = self._draws("video discriminators", progress)

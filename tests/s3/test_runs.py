@@ -16,7 +16,7 @@ from tests.short_run import run
 
 
 WEIGHTS = ("generator.safetensors", "codes.safetensors", "latent.safetensors")
-TIMES = ("elapsed_s", "pairs_per_s", "clips_per_s", "commit_wait_s", "commit_write_s")
+TIMES = ("elapsed_s", "pairs_per_s", "clips_per_s", "commit_wait_s", "commit_write_s", "data_wait_share", "peak_memory_mb")
 
 
 def copy(folder: Path, uri: str) -> None:

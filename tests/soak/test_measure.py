@@ -47,7 +47,7 @@ def test_it_falls_by_half_over_a_training(tmp_path: Path) -> None:
     plan = plan_of(run, "pairs", len(shards))
     plan = Plan(plan.total, plan.batch, plan.tick, plan.commit, MEASURES)
     say: Callable[[str], None] = print
-    hook = Evaluator("pairs", plan, Outbox(LocalStore(str(tmp_path / "run")), say), found, measure, say)
+    hook = Evaluator("pairs", plan, Outbox(LocalStore(str(tmp_path / "run")), say), found, measure, say, lambda *_: None)
     fit(stage, local_batches(shards, run, "pairs")(0, ranks), Progress(), plan, [hook])
     values = [record["frechet"] for record in found[1:]]  # without the untrained network, from which the fall is steepest
     quarter = len(values) // 4

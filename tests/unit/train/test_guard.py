@@ -47,6 +47,18 @@ def test_large_gradients_are_no_reason() -> None:
     assert guard.descend("D", optimizer, (weight * 1e37).sum(), 0)
 
 
+def test_gradient_norms() -> None:
+    """Reference: the gradient by hand; that of a phase that is left out, or was told already, is not there."""
+    guard, weight, optimizer = guarded()
+    guard.descend("path length", optimizer, (weight * torch.tensor([3.0, 4.0, 12.0])).sum(), 0)
+    guard.descend("D", optimizer, weight.sum() * float("nan"), 0)
+    assert {name: norm.item() for name, norm in guard.take_norms().items()} == {"path_length_grad_norm": 13.0}
+    guard.descend("G", optimizer, (weight * 1e38).sum(), 8)
+    assert set(guard.take_norms()) == {"g_grad_norm"} and guard.take_norms() == {}
+    guard.descend("G", optimizer, (weight * torch.tensor([3e38, -3e38, 1.0])).sum(), 16)
+    assert torch.isfinite(guard.take_norms()["g_grad_norm"])
+
+
 def test_too_many_in_a_row_end_the_attempt() -> None:
     """Counted for each phase; a good step ends a row."""
     guard, weight, optimizer = guarded(max_skipped=2)

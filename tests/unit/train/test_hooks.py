@@ -26,7 +26,7 @@ def train(folder: Path, start: int, end: int, losses: float, skipped: float = 0.
     said: list[str] = []
     history: list[dict[str, float]] = []
     outbox = Outbox(LocalStore(folder), said.append)
-    record = Recorder("pairs", PLAN, outbox, history, lambda: {"missed_commits": 0.0}, said.append, Progress(start))
+    record = Recorder("pairs", PLAN, outbox, history, lambda: {"missed_commits": 0.0}, said.append, Progress(start), lambda *_: None)
     ticker = Ticker(PLAN, Ranks(1, 4), record)
     ticker.start(None, Progress(start))  # type: ignore[arg-type]
     for images in range(start + 4, end + 1, 4):

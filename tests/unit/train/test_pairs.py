@@ -115,7 +115,7 @@ def test_phases_are_due_by_images() -> None:
 
 def test_regularisation_can_be_turned_off() -> None:
     stats = build(r1_gamma=0.0, pl_weight=0.0).step(batch(), Progress())
-    assert set(stats) == {"g_loss", "d_loss", "real_sign", "fake_sign", SKIPPED}
+    assert set(stats) == {"g_loss", "d_loss", "real_sign", "fake_sign", "g_grad_norm", "d_grad_norm", SKIPPED}
 
 
 def test_d_sees_nothing_but_augmented_frames(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
 """The loop: when it ends, when hooks are due, and what it tells them."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mvgan.train.stage import Plan, fit
+from mvgan.train import stage as train_stage
+from mvgan.train.stage import DATA_WAIT, Plan, fit
 from mvgan.train.state import Progress
 
 
@@ -48,6 +50,29 @@ def test_fit() -> None:
     assert stage.steps == [(10, 0), (11, 4), (12, 8)]
     assert hook.calls == [("start", 0), (10, 4), (11, 8), (12, 12)]
     assert end.images == 12 and end.elapsed_s >= 0
+
+
+def test_the_wait_for_data_is_a_share_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a clock of its own: a batch takes 3 s and a step 1 s."""
+    clock, shares = [0.0], []
+    monkeypatch.setattr(train_stage.time, "monotonic", lambda: clock[0])
+
+    def batches() -> Iterator[Tensor]:
+        for number in itertools.count():
+            clock[0] += 3
+            yield torch.tensor(number)
+
+    class Slow(CountingStage):
+        def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
+            clock[0] += 1
+            return super().step(batch, progress)
+
+    class Shares(Recorder):
+        def after_step(self, stage: Any, progress: Progress, stats: dict[str, Tensor]) -> None:
+            shares.append(stats[DATA_WAIT].item())
+
+    fit(Slow(), batches(), Progress(), Plan(total=8, batch=4, tick=4, commit=4), [Shares()])
+    assert shares == [0.75, 0.75]
 
 
 def test_fit_goes_on() -> None:

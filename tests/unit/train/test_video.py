@@ -160,7 +160,8 @@ def test_one_step_trains_what_it_should(loss: str) -> None:
     before = copy.deepcopy(stage.state_dict())
     frozen, codes = copy.deepcopy(stage.pair_generator.state_dict()), stage.codes.clone()
     stats = stage.step(next(batches(0)), Progress())
-    assert set(stats) == {"g_loss", "d_v_loss", "d_r_loss", "fake_motion", "real_motion", SKIPPED}
+    norms = {"latent_grad_norm", "d_v_grad_norm", "d_r_grad_norm"}
+    assert set(stats) == {"g_loss", "d_v_loss", "d_r_loss", "fake_motion", "real_motion", *norms, SKIPPED}
     assert all(value.isfinite() and value.ndim == 0 for value in stats.values())
     for name, state in stage.state_dict().items():
         still = [key for key, value in state["net"].items() if torch.equal(value, before[name]["net"][key])]
