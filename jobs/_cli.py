@@ -106,7 +106,7 @@ def parse(flags: type[T], argv: list[str], description: str) -> T:
         _refuse_empty(arguments)
     pairs = arguments.settings.pairs
     if pairs.init_from is not None:
-        # As a worker elsewhere finds it, and the same from every folder in which the command is given.
+        # As a worker finds it whose folder is another.
         pairs = dataclasses.replace(pairs, init_from=open_store(pairs.init_from).uri)
         arguments = dataclasses.replace(arguments, settings=dataclasses.replace(arguments.settings, pairs=pairs))
     validate(arguments.settings)

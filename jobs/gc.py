@@ -10,6 +10,7 @@ from jobs._cli import main
 from mvgan.config import InputError
 from mvgan.data.shards import MANIFEST, PLAN
 from mvgan.data.unused import unnamed_shards
+from mvgan.evaluation.subject import KEPT
 from mvgan.storage.gc import Leftover, collect_objects, collect_run, collect_unfinished
 from mvgan.storage.holder import held, refuse_held
 from mvgan.storage.run import RunFolder, read_run
@@ -62,6 +63,7 @@ def _clean(store: Store, data: str, folder: RunFolder | None, flags: Flags) -> l
                 stack.enter_context(held(place, "gc", SILENCE_S))
         if folder:
             found += collect_run(folder, flags.dry_run)
+            found += collect_objects(store, "weights kept for an evaluation", store.list(f"{KEPT}/"), flags.dry_run)
         if _is_shard_set(shards):
             unnamed = {f"{data}/{path}".lstrip("/"): size for path, size in unnamed_shards(shards).items()}
             found += collect_objects(store, "shard of no record", unnamed, flags.dry_run)
@@ -84,5 +86,6 @@ if __name__ == "__main__":
         run,
         Flags,
         "Remove what killed drivers left in a run or a shard set: data of no commit, temporary files, unfinished uploads, "
-        "shards of no record. Nothing that a commit or a manifest names is touched, and nothing while a driver is at work there.",
+        "shards of no record, weights that an evaluation kept. Nothing that a commit or a manifest names is touched, and nothing while a "
+        "driver is at work there.",
     )

@@ -82,14 +82,14 @@ def features_sha256(measure: str, network: NetworkFile | None) -> str:
 def check(folder: RunFolder, shards: ShardSet, question: Question) -> None:
     """Raise InputError when the sizes of frames differ, or the feature network is another or gives no features of such samples."""
     run = folder.run
+    if shards.resolution != run.resolution:
+        raise InputError(
+            f"the shards have frames of {shards.resolution} px and the run of {run.resolution}; give shards of {run.resolution} px"
+        )
     if question.network:
         described(question.measure, question.network)
         FeatureNetwork(question.measure, question.network)(
             torch.zeros(2, question.num_frames, 3, run.resolution, run.resolution, dtype=torch.uint8)
-        )
-    if shards.resolution != run.resolution:
-        raise InputError(
-            f"the shards have frames of {shards.resolution} px and the run of {run.resolution}; give shards of {run.resolution} px"
         )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,11 +82,12 @@ def _of_commit(folder: RunFolder, stage: str, record: Commit, others: bool) -> S
 
 
 def _subject(folder: RunFolder, stage: str, commit: str | None, weights: bytes | None) -> Subject:
+    sha256 = _sha256(_files(folder, stage, weights), folder.run, stage)
     kept = None
     if weights is not None:
-        kept = f"{KEPT}/{hashlib.sha256(weights).hexdigest()}.safetensors"
+        kept = f"{KEPT}/{sha256[:16]}-{secrets.token_hex(4)}.safetensors"  # another evaluation of the same commit removes its own
         folder.store.write(kept, weights)
-    return Subject(folder.uri, stage, _sha256(_files(folder, stage, weights), folder.run, stage), commit, kept)
+    return Subject(folder.uri, stage, sha256, commit, kept)
 
 
 def _files(folder: RunFolder, stage: str, weights: bytes | None) -> dict[str, bytes]:

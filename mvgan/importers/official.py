@@ -54,30 +54,36 @@ def convert(data: bytes, uri: str) -> Official:
         raise InputError(f"{uri} has no generator G_ema; give a StyleGAN2-ADA or StyleGAN3 network file")
     for module in (g, d):
         if isinstance(module, Module) and module.state.get("c_dim"):
-            raise InputError(
-                f"{uri} is conditional (c_dim {module.state['c_dim']}), and mvgan's networks are not; give an unconditional one"
-            )
+            raise InputError(f"{uri} is conditional (c_dim {module.state['c_dim']}), and mvgan's networks are not; give another")
+    try:
+        return _converted(g, d if isinstance(d, Module) else None, uri)
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:  # RecursionError too: a module that holds itself
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{uri} is no StyleGAN2 network ({error}); give one of StyleGAN2-ADA, or of StyleGAN3 with --cfg=stylegan2"
+        ) from None
+
+
+def _converted(g: Module, d: Module | None, uri: str) -> Official:
     official = dict(g.tensors())
     resolution = max((int(found[1]) for name in official if (found := re.match(r"synthesis\.b(\d+)\.", name))), default=0)
-    try:
-        network = _network(official, resolution)
-    except KeyError as error:
-        raise InputError(
-            f"{uri} is no StyleGAN2 network ({error} is missing); give one of StyleGAN2-ADA, or of StyleGAN3 with --cfg=stylegan2"
-        ) from None
+    network = _network(official, resolution)
     generator = _renamed(official, G_NAMES, range(2, resolution.bit_length()))
     _to_pairs(generator, [name for name in generator if ".to_frames." in name and ".affine." not in name])
-    _check(generator, Generator(network, resolution), f"generator of {uri}")
-    discriminator = None
-    if isinstance(d, Module):
-        discriminator = _renamed(dict(d.tensors()), D_NAMES, range(resolution.bit_length() - 1, 2, -1))
-        _halve(discriminator)
-        _check(discriminator, Discriminator(network, resolution), f"discriminator of {uri}")
+    with torch.device("meta"):  # shapes alone, which a file may claim to be as large as it likes
+        ours = Generator(network, resolution), Discriminator(network, resolution)
+    _check(generator, ours[0], f"generator of {uri}")
+    if d is None:
+        return Official(network, resolution, generator, None)
+    discriminator = _renamed(dict(d.tensors()), D_NAMES, range(resolution.bit_length() - 1, 2, -1))
+    _halve(discriminator)
+    _check(discriminator, ours[1], f"discriminator of {uri}")
     return Official(network, resolution, generator, discriminator)
 
 
 def _network(official: Mapping[str, Tensor], resolution: int) -> Network:
-    """Its settings, told by the shapes. Raises KeyError for a tensor that is missing."""
+    """Its settings, told by the shapes. Raises KeyError, ValueError or IndexError for a tensor that is missing or of other dimensions."""
     layers = sum(bool(re.fullmatch(r"mapping\.fc\d+\.weight", name)) for name in official)
     channels = {2**i: official[f"synthesis.b{2**i}.conv1.weight"].shape[0] for i in range(2, resolution.bit_length())}
     most = max(channels.values(), default=0)
@@ -98,6 +104,8 @@ def _renamed(official: Mapping[str, Tensor], names: tuple[tuple[str, str], ...],
             if found:
                 name = re.sub(r"\{(\d+)\}", lambda size: str(number.get(int(size[1]), size[1])), found.expand(ours))
                 break
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} holds {tensor.dtype}")
         out[name] = tensor.detach().float().contiguous()
     return out
 

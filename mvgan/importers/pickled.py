@@ -1,15 +1,17 @@
 """Reads StyleGAN2-ADA's and StyleGAN3's pickles without running anything that is in them.
 
 Such a file holds each network as its own source code, which their `torch_utils.persistence` executes, and its state. Here only the state is
-taken: an unpickler that knows six names, by which tensors and plain containers are built, and refuses every other one.
+taken: an unpickler that knows the names in ALLOWED, by which tensors and plain containers are built, and refuses every other one. It is
+Python's, whose memo grows with what is in the file and not with what the file says, and lets a file set the state of nothing.
 """
 
 import io
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +50,13 @@ class _Containers(dict[str, Any]):
     """In place of dnnlib.EasyDict, a dictionary."""
 
 
+class _Dropped:
+    """In place of what is no tensor and not needed: numpy's kinds of numbers, and numbers of theirs such as a layer's gain."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
 def _module(about: Any) -> Module:
     """In place of torch_utils.persistence, which would execute `module_src`."""
     if not isinstance(about, dict) or about.get("type") != "class" or not isinstance(about.get("state"), dict):
@@ -55,13 +64,23 @@ def _module(about: Any) -> Module:
     return Module(str(about.get("class_name")), about["state"])
 
 
-def _storage(data: bytes) -> Any:
+def _storage(data: bytes) -> torch.storage.TypedStorage:
     """torch's own way to give a storage, with its restricted reader."""
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise pickle.UnpicklingError("something else where a storage is due")
+    return storage
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """torch's own way to build a tensor, without the hooks that a file may bring; it refuses what lies beyond the storage."""
+    """torch's own way to build a tensor, without the hooks that a file may bring, from numbers that the storage holds."""
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise pickle.UnpicklingError("a tensor without a storage")
+    held = storage._untyped_storage.nbytes() // torch.empty(0, dtype=storage.dtype).element_size()
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    count = math.prod(int(length) for length in size)
+    if min((offset, *size, *stride)) < 0 or count > held or (count and last >= held):
+        raise pickle.UnpicklingError("a tensor of more numbers than its storage holds")
     tensor: Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
     return tensor.clone()
 
@@ -74,15 +93,30 @@ ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch.storage", "_load_from_bytes"): _storage,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
+    ("numpy", "dtype"): _Dropped,
+    ("numpy.core.multiarray", "scalar"): _Dropped,
+    ("numpy._core.multiarray", "scalar"): _Dropped,
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
     def find_class(self, module: str, name: str) -> Any:
         found = ALLOWED.get(({"__builtin__": "builtins"}.get(module, module), name))
         if found is None:
             raise pickle.UnpicklingError(f"it wants {module}.{name}")
         return found
+
+
+def _refuse_state(unpickler: Any) -> None:
+    """Drop the state of what is dropped itself; nothing else has one."""
+    state = unpickler.stack.pop()
+    if state and not isinstance(unpickler.stack[-1], _Dropped):
+        raise pickle.UnpicklingError(f"it sets the state of a {type(unpickler.stack[-1]).__name__}")
+
+
+_Unpickler.dispatch[pickle.BUILD[0]] = _refuse_state
 
 
 def read_pickle(data: bytes, uri: str) -> dict[str, Any]:

@@ -20,6 +20,9 @@ LOWER = {
 }
 """What makes a stage diverge less."""
 
+LARGE = 1e30
+"""Norm of gradients above which it is told no more exactly."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,8 +58,8 @@ class Guard:
         # DDP has averaged the gradients, so they are the same everywhere; the loss is this worker's own.
         gradients = _gradients(optimizer)
         if self.ranks.all(_finite([loss.detach(), *gradients])):
-            # Of gradients as large as floats go the square overflows; the metrics stay numbers.
-            norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(torch.finfo(torch.float32).max)
+            # Of gradients as large as floats go the square overflows; metrics and their sums stay numbers.
+            norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(LARGE)
             self._norms[f"{phase.lower().replace(' ', '_')}_grad_norm"] = norm
             optimizer.step()
             self.in_a_row[phase] = 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mvgan.config import InputError, Run
+from mvgan.nets.generator import Generator
 from mvgan.storage.run import RECORD, read_run
 from mvgan.storage.uri import open_store
 from mvgan.train.export import read_weights
@@ -32,64 +33,65 @@ def check_initial(run: Run, uri: str) -> None:
     source = run.pairs.init_from
     if source is None or (open_store(uri).exists(RECORD) and read_run(uri).commits("pairs").records()):
         return
-    store = open_store(source)
-    if store.uri == open_store(uri).uri:
+    if open_store(source).uri == open_store(uri).uri:
         raise InputError(f"--pairs.init-from {source} is the run itself; give another run or folder")
-    if store.exists(RECORD):
-        read_run(source)
-    if not (store.exists(RECORD) and read_run(source).commits("pairs").records()) and not store.exists("generator.safetensors"):
-        raise InputError(
-            f"--pairs.init-from {source} has no weights; give the folder of a run that has a commit of stage 1, the export/ of a run, "
-            "or what `python -m jobs.import_weights` wrote"
-        )
+    with torch.device("meta"):
+        generator = Generator(run.network, run.resolution)
+    _refuse_strangers(generator, _fitting(generator, read_initial(source)["generator"]))
 
 
 def read_initial(source: str) -> Weights:
     """The weights at the URI `source`: of a run those of its newest commit of stage 1. Raises InputError when there are none."""
     store = open_store(source)
-    if store.exists(RECORD):
-        commits = read_run(source).commits("pairs")
-        commit = commits.newest()
+    try:
+        commit = read_run(source).commits("pairs").newest() if store.exists(RECORD) else None
         if commit is None:
-            raise InputError(f"run {source} has no commit of stage 1 to begin with; give another run for --pairs.init-from")
-        state = from_bytes(commits.read(commit, "state.pt"))
-        return {"generator": state["generator"], "ema": state["ema"], "discriminator": state["discriminator"]}
-    generator = read_weights(store, "generator.safetensors")
-    discriminator = read_weights(store, "discriminator.safetensors") if store.exists("discriminator.safetensors") else {}
-    return {"generator": generator, "ema": generator, "discriminator": discriminator}
+            generator = read_weights(store, "generator.safetensors")
+            discriminator = read_weights(store, "discriminator.safetensors") if store.exists("discriminator.safetensors") else {}
+            return {"generator": generator, "ema": generator, "discriminator": discriminator}
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"--pairs.init-from {source} has no weights; give the folder of a run that has a commit of stage 1, the export/ of a run, "
+            "or what `python -m jobs.import_weights` wrote"
+        ) from None
+    state = from_bytes(read_run(source).commits("pairs").read(commit, "state.pt"))
+    return {"generator": state["generator"], "ema": state["ema"], "discriminator": state["discriminator"]}
 
 
-def begin_with(stage: PairStage, weights: Weights, say: Say) -> None:
-    """Give the networks of `stage` what fits of `weights`: tensors of the same place and shape, also at another resolution.
+def begin(stage: PairStage, source: str, say: Say) -> None:
+    """Give the networks of `stage`, on all workers, what fits of the weights at `source`: tensors of the same place and shape.
 
-    Says what was taken and what was not. Raises InputError when nothing fits.
+    The first worker reads them, as a run at `source` may go on meanwhile, and says what was taken and what was not.
+    Raises InputError when nothing fits.
     """
-    taken = {
-        "generator": _take(stage.generator, weights["generator"]),
-        "averaged generator": _take(stage.ema, weights["ema"]),
-        "discriminator": _take(stage.discriminator, weights["discriminator"]),
-    }
-    weights_left = {name for name in taken["generator"][1] if name.endswith("weight")}
-    if weights_left.issuperset(name for name in stage.generator.state_dict() if name.endswith("weight")):
+    networks = {"generator": stage.generator, "averaged generator": stage.ema, "discriminator": stage.discriminator}
+    if stage.ranks.rank == 0:
+        weights = read_initial(source)
+        for (name, network), tensors in zip(
+            networks.items(), (weights["generator"], weights["ema"], weights["discriminator"]), strict=True
+        ):
+            fitting = _fitting(network, tensors)
+            if name == "generator":
+                _refuse_strangers(network, fitting)
+            ours = network.state_dict()
+            for key, tensor in fitting.items():
+                ours[key].copy_(tensor)
+            left = [key for key in ours if key not in fitting]
+            rest = f"; begin anew: {_shortened(left)}" if left else ""
+            say(f"pairs: {name} begins with {len(fitting)} of {len(ours)} tensors of --pairs.init-from{rest}")
+    stage.ranks.share(tensor for network in networks.values() for tensor in network.state_dict().values())
+
+
+def _fitting(network: nn.Module, weights: Tensors) -> dict[str, Tensor]:
+    """What of `weights` fits, by the names of `network`."""
+    ours, theirs = network.state_dict(), _from_below(weights)
+    found = {name: theirs.get(below) for name, below in zip(ours, _from_below(ours), strict=True)}
+    return {name: tensor for name, tensor in found.items() if tensor is not None and tensor.shape == ours[name].shape}
+
+
+def _refuse_strangers(network: nn.Module, fitting: Tensors) -> None:
+    if not any(name.endswith("weight") for name in fitting):
         raise InputError("nothing of --pairs.init-from fits the networks of this run; give the same --network.* as there, or other weights")
-    for name, (fitting, left) in taken.items():
-        rest = f"; begin anew: {_shortened(left)}" if left else ""
-        say(f"pairs: {name} begins with {fitting} of {fitting + len(left)} tensors of --pairs.init-from{rest}")
-
-
-@torch.no_grad()
-def _take(network: nn.Module, weights: Tensors) -> tuple[int, list[str]]:
-    """How many tensors fitted, and the names of the others."""
-    ours = network.state_dict()
-    theirs = _from_below(weights)
-    left = []
-    for name, place in _from_below(ours).items():
-        found = theirs.get(name)
-        if found is not None and found.shape == place.shape:
-            place.copy_(found)
-        else:
-            left.append(name)
-    return len(ours) - len(left), left
 
 
 def _from_below(tensors: Tensors) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The workers of a training run and the logical shards that each of them hosts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,13 @@ class Ranks:
             holds = holds.int()
             dist.all_reduce(holds, dist.ReduceOp.MIN)
         return bool(holds)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give all workers what the first one has in `tensors`, in place."""
+        for tensor in tensors if self.world > 1 else ():
+            whole = tensor.contiguous()  # as collectives ask for
+            dist.broadcast(whole, 0)
+            tensor.copy_(whole)
 
     def agree(self, values: Sequence[int], device: torch.device) -> bool:
         """Whether every worker has the same `values`."""

@@ -27,7 +27,7 @@ from mvgan.storage.run import RunFolder
 from mvgan.train.committer import Committer
 from mvgan.train.export import load_weights, read_tensors
 from mvgan.train.hooks import Evaluator, History, Look, Recorder, Sampler, Say, Ticker
-from mvgan.train.initial import begin_with, read_initial
+from mvgan.train.initial import begin
 from mvgan.train.measure import clip_measure, pair_measure, to_uint8
 from mvgan.train.outbox import Outbox
 from mvgan.train.pairs import PairStage
@@ -122,7 +122,7 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
     plan = plan_of(run, name, len(shards))
     progress, history, commit = _resume(folder, name, stage, ranks, worker)
     if commit is None and isinstance(stage, PairStage) and run.pairs.init_from is not None:
-        begin_with(stage, read_initial(run.pairs.init_from), worker.say if worker.rank == 0 else _unsaid)
+        begin(stage, run.pairs.init_from, worker.say)
     with ExitStack() as beside:
         # Whatever ends training, the commit that is being written is written to its end, and what it meets is raised.
         hooks: list[Hook] = [Ticker(plan, ranks, None)]
@@ -139,10 +139,6 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
             record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress, look)
             hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker, look), committer]
         return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
-
-
-def _unsaid(line: str) -> None:
-    """What the first worker says for all."""
 
 
 def _leaves(outbox: Outbox, patience_s: float) -> Callable[..., None]:

@@ -20,8 +20,8 @@ class Tripwire:
 PAIRS = (
     Tripwire(
         "d_loss", lambda value: value < 0.05, 10,
-        "the discriminator is nearly always right (d_loss {value:.3g}), so the generator learns little: take --pairs.augment ada, raise "
-        "--pairs.r1-gamma, or give more videos",
+        "the discriminator is nearly always right (d_loss {value:.3g}), so the generator learns little: raise --pairs.r1-gamma, take "
+        "--pairs.augment ada if it is off, or give more videos",
     ),
     Tripwire(
         "augment_p", lambda value: value >= 1, 10,
@@ -31,7 +31,7 @@ PAIRS = (
     Tripwire(
         "diversity", lambda value: value < 0.25, 1,
         "generated pairs differ among each other only {value:.3g} times as much as real ones: the generator has collapsed to a part of the "
-        "data; go on from an earlier commit with a lower --pairs.lr or a higher --pairs.r1-gamma",
+        "data; begin anew with a lower --pairs.lr or a higher --pairs.r1-gamma",
     ),
 )  # fmt: skip
 

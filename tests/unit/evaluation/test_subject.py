@@ -32,7 +32,7 @@ def test_the_last_commit_is_what_was_exported(copied: RunFolder) -> None:
         (exported,) = subjects(copied, stage, None)
         commits = subjects(copied, stage, "all")
         assert commits[-1].sha256 == exported.sha256 and len({commit.sha256 for commit in commits}) == len(commits)
-        assert subjects(copied, stage, commits[0].commit) == [commits[0]]
+        assert [named.sha256 for named in subjects(copied, stage, commits[0].commit)] == [commits[0].sha256]
 
 
 @pytest.mark.parametrize("what", ["pairs", "clips"])
@@ -66,7 +66,7 @@ def test_damaged_and_missing_commits_are_told(copied: RunFolder, capsys: pytest.
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(InputError, match=f"commit {first.commit} of stage pairs is damaged"):
         subjects(copied, "pairs", first.commit)
-    assert subjects(copied, "pairs", "all") == others
+    assert [subject.commit for subject in subjects(copied, "pairs", "all")] == [subject.commit for subject in others]
     assert f"commit {first.commit} is left out" in capsys.readouterr().out
 
 
@@ -82,8 +82,11 @@ def test_a_stage_that_has_not_ended_has_commits_only(copied: RunFolder) -> None:
     question = ask(copied.run, "clips", "all-clips", 4, 2, None, None)
     assert figures_of(generated_parts(subject, question)[0][0], CPU)["features"].shape == (2, 96)
     Path(copied.uri, "export/codes.safetensors").unlink()
+    forget(copied, [subject])
+    kept = len(list(Path(copied.uri).glob("evaluation/weights/*")))
     with pytest.raises(InputError, match="lacks one of"):
         subjects(copied, "video", "all")
+    assert len(list(Path(copied.uri).glob("evaluation/weights/*"))) == kept
 
 
 def test_settings_are_those_of_the_run(copied: RunFolder) -> None:
@@ -121,7 +124,10 @@ def test_a_commit_may_vanish_while_it_is_evaluated(copied: RunFolder) -> None:
     shutil.rmtree(Path(copied.uri, "pairs"))
     fresh = dataclasses.replace(found[0], stage="pairs")
     np.testing.assert_array_equal(figures_of(generated_parts(fresh, question)[0][0], CPU)["features"], expected)
+    again = subjects(copied, "video", "all")
     forget(copied, found)
+    figures_of(generated_parts(again[0], ask(copied.run, "clips", "all-clips", 4, 2, None, None))[0][0], CPU)
+    forget(copied, again)
     assert not list(Path(copied.uri).glob("evaluation/weights/*"))
 
 

@@ -172,6 +172,8 @@ def saved(name: str, tensors: dict[str, Tensor], **more: Any) -> Saved:
     buffers = {key: own.pop(key) for key in list(own) if key in ("w_avg", "noise_const")}
     if not inner:
         buffers["resample_filter"] = FILTER.float()
+        # Their layers hold their factors as numpy's numbers.
+        more |= {"weight_gain": 1 / np.sqrt(12), "act_gain": np.sqrt(2), "lr_multiplier": np.float32(0.01)}
     return Saved(name, own, buffers, {key: saved(key, value) for key, value in inner.items()}, **more)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ class Run:
         return self.call
 
 
+def tensor(size: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    """A file with one tensor, of a storage of two numbers."""
+    built = Run(torch._utils._rebuild_tensor_v2, torch.zeros(2)._typed_storage(), 0, size, stride, False, {})
+    return pickle.dumps({"G_ema": built})
+
+
+def their_state() -> bytes:
+    with their_modules():
+        easy = sys.modules["dnnlib.util"].EasyDict(x=1)
+        easy.__dict__["other"] = 3
+        return pickle.dumps({"G_ema": easy})
+
+
 def hostile(tmp_path: Path) -> dict[str, bytes]:
     ran = tmp_path / "ran"
     with their_modules():
@@ -111,10 +125,23 @@ def hostile(tmp_path: Path) -> dict[str, bytes]:
         "nothing": b"",
         "text": b"no pickle at all",
         "a list": pickle.dumps([1, 2]),
-        "a tensor beyond its storage": pickle.dumps(
-            Run(torch._utils._rebuild_tensor_v2, torch.zeros(2)._typed_storage(), 0, (1000,), (1,), False, {})  # type: ignore[attr-defined]
-        ),
+        "a tensor beyond its storage": tensor((1000,), (1,)),
+        "a tensor that is small in the file alone": tensor((10**8,), (0,)),
+        "a tensor of negative steps": tensor((2,), (-1,)),
+        "the state of a tensor": pickle.dumps(torch.zeros(2), 3)[:-1] + b"}X\x01\x00\x00\x00aK\x01sb.",
+        "the state of a container": their_state(),
+        "a place in the memo that is far away": b"\x80\x04}r\xff\xff\xff\x7fK\x01.",
     }
+
+
+REASONS = {
+    "a call": "it wants posix.mkdir",
+    "a tensor beyond its storage": "more numbers than its storage holds",
+    "a tensor that is small in the file alone": "more numbers than its storage holds",
+    "a tensor of negative steps": "more numbers than its storage holds",
+    "the state of a tensor": "it sets the state of a Tensor",
+    "the state of a container": "it sets the state of a _Containers",
+}
 
 
 def test_a_file_that_wants_more_than_tensors_is_refused(tmp_path: Path) -> None:
@@ -122,6 +149,8 @@ def test_a_file_that_wants_more_than_tensors_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"x\.pkl") as error:
             read_pickle(data, "x.pkl")
         assert "\n" not in str(error.value), name
+        if name in REASONS:
+            assert REASONS[name] in str(error.value), name
     assert not (tmp_path / "ran").exists(), "a file was run"
 
 
@@ -139,6 +168,10 @@ def test_other_networks_are_told(networks: Networks) -> None:
     wrong = told({"d": {"b16.conv0.weight": torch.zeros(8, 7, 3, 3)}})
     assert "blocks.0.conv0.weight of [8, 7, 3, 3], expected [8, 8, 3, 3]" in wrong
     assert "is not finite" in told({"g": {"mapping.w_avg": torch.full((10,), torch.nan)}})
+    assert "is no StyleGAN2 network" in told({"g": {"mapping.fc0.weight": torch.zeros(80)}})
+    assert "is no StyleGAN2 network" in told({"g": {"synthesis.b8.conv1.weight": torch.zeros([])}})
+    assert "holds torch.complex64" in told({"g": {"mapping.w_avg": torch.zeros(10, dtype=torch.complex64)}})
+    assert "tensors differ" in told({"g": {"synthesis.b16.conv1.weight": torch.zeros(40000, 0, 3, 3)}})
     with their_modules():
         no_generator, styleless = pickle.dumps({"D": None}), pickle.dumps({"G_ema": saved("Generator", {"input.freqs": torch.zeros(3)})})
     for data, message in ((no_generator, "has no generator G_ema"), (styleless, "is no StyleGAN2 network")):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
 from jobs import pairs as verb
@@ -13,7 +15,7 @@ from mvgan.config import InputError, Network, Run
 from mvgan.data.shards import ShardSet
 from mvgan.importers.official import convert, files
 from mvgan.storage.run import RunFolder, open_run
-from mvgan.train.initial import begin_with, check_initial, read_initial
+from mvgan.train.initial import begin, check_initial, read_initial
 from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
 from mvgan.train.session import Worker, local_batches, train_worker
@@ -32,7 +34,7 @@ def stage_of(run: Run) -> PairStage:
 
 def told(stage: PairStage, source: str) -> list[str]:
     lines: list[str] = []
-    begin_with(stage, read_initial(source), lines.append)
+    begin(stage, source, lines.append)
     return lines
 
 
@@ -107,6 +109,30 @@ def test_training_goes_on_from_them_and_resumes_without(tiny_run: RunFolder, tmp
     assert not any("begins with" in line for line in said)
 
 
+def _worker(rank: int, folder: str, source: str, run: Run) -> None:
+    """One of two workers; the second finds no weights at all."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    run = dataclasses.replace(run, seed=rank)  # other weights to begin with, which training has not
+    stage = PairStage(run, Ranks(run.pairs.batch // run.pairs.group, run.pairs.group, rank, 2), CPU)
+    begin(stage, source if rank == 0 else "nowhere", lambda line: None)
+    torch.save(
+        {name: part.state_dict() for name, part in (("g", stage.generator), ("d", stage.discriminator), ("e", stage.ema))},
+        f"{folder}/{rank}",
+    )
+    dist.destroy_process_group()
+
+
+def test_all_workers_begin_with_what_the_first_has_read(tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that it is taken from may commit between two looks, and gradients alone would never bring workers together."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    mp.spawn(_worker, (str(tmp_path), f"{tiny_run.uri}/export", tiny_run.run), nprocs=2)
+    first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in (0, 1))
+    for name, state in first.items():
+        assert state.keys() == second[name].keys()
+        assert all(torch.equal(value, second[name][key]) for key, value in state.items()), name
+
+
 def test_mistakes(tiny_run: RunFolder, tmp_path: Path) -> None:
     flags = "--data", tiny_run.data, "--resolution", "16", "--storage", str(tmp_path), "--name", "new", "--pairs.init-from"
     assert "has no weights; give the folder of a run" in refused(verb.run, verb.Flags, *flags, str(tmp_path / "nowhere"))
@@ -120,4 +146,11 @@ def test_mistakes(tiny_run: RunFolder, tmp_path: Path) -> None:
     other = Network(z_dim=9, w_dim=11, mapping_layers=1, channel_base=96, channel_max=6, noise=False)
     with pytest.raises(InputError, match="nothing of --pairs"):
         told(stage_of(dataclasses.replace(tiny_run.run, network=other)), tiny_run.uri)
-    assert not (tmp_path / "new").exists()
+    pairs = tiny_run.run.pairs
+    with pytest.raises(InputError, match="nothing of --pairs"):
+        check_initial(
+            dataclasses.replace(tiny_run.run, network=other, pairs=dataclasses.replace(pairs, init_from=tiny_run.uri)), str(tmp_path / "x")
+        )
+    assert "is no safetensors file" in refused(verb.run, verb.Flags, *flags, str(tmp_path))
+    assert "has no weights; give the folder" in refused(verb.run, verb.Flags, *flags, str(tmp_path / "generator.safetensors"))
+    assert not (tmp_path / "new").exists(), "the name of a run that cannot begin stays free"
