@@ -1,9 +1,9 @@
 """The sides of the benchmark of a training step: they compute the same, and a cycle holds all phases at their shares."""
 
-import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,13 +83,16 @@ def test_the_other_side_is_grouped_and_contiguous() -> None:
     assert (8, 8) in grouped, "a filter for each of 8 channels"
 
 
-def test_what_is_compared() -> None:
-    """First the figure that is asked for: the whole iteration in float32; on a GPU by the clock."""
+@pytest.mark.parametrize(("flags", "sides"), [("avx2 avx512_bf16", 6), ("avx2 avx512f", 4)])
+def test_what_is_compared(flags: str, sides: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the figure that is asked for: the whole iteration in float32; on a GPU by the clock. bf16 where the CPU has it."""
+    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
+    monkeypatch.setattr(step, "CPUINFO", tmp_path / "cpuinfo")
     on_cpu, on_gpu = step.benchmark(SMALL), step.benchmark(Step(8, "cuda", 64, 16, 8))
     assert on_cpu.ratios[0].name == "fp32 / grouped" and on_gpu.ratios[0].name == "fp32 / grouped by the clock"
     names = {side.name for side in on_cpu.sides}
     assert {name for ratio in on_cpu.ratios for name in (ratio.fast, ratio.slow)} == names
-    assert len(set(itertools.chain(names))) == 6
+    assert len(names) == sides and len(on_gpu.sides) == 6
 
 
 def test_mistakes_are_told_in_one_line() -> None:
