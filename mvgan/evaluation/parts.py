@@ -127,8 +127,8 @@ def _real_items(folder: RunFolder, shards: ShardSet, question: Question) -> list
 
 def _first_of_videos(items: Sequence[Item]) -> list[bool]:
     """Which of the items are the first of their video."""
-    seen: set[int] = set()
-    return [not (item.video in seen or seen.add(item.video)) for item in items]  # type: ignore[func-returns-value]
+    first = {item.video: number for number, item in reversed(list(enumerate(items)))}
+    return [first[item.video] == number for number, item in enumerate(items)]
 
 
 def _together(question: Question) -> int:

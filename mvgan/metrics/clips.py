@@ -85,8 +85,10 @@ class ClipSums:
         if not n:
             raise ValueError("no clip was added")
         # The mean squared difference of two draws is twice their variance.
-        spread = self._arrays["square"] - np.square(self._arrays["mean"] / n).mean() * n
-        between = 2 * float(spread) / (n - 1) if n > 1 else 0.0
+        squares = float(self._arrays["square"])
+        spread = squares - float(np.square(self._arrays["mean"] / n).mean()) * n
+        # It is the difference of sums: what rounding can make of them counts as nothing.
+        between = 2 * spread / (n - 1) if n > 1 and spread > n * np.finfo(float).eps * squares else 0.0
         return ClipFigures(n, float(self._arrays["motion"].mean()), float(self._arrays["within"].mean()), between)
 
 
