@@ -57,10 +57,10 @@ def run(flags: Flags) -> None:
     question = ask(folder.run, flags.measure, flags.protocol, flags.frames, flags.generated, flags.seed, _network(flags))
     shards = ShardSet.open(flags.against or folder.data)
     check(folder, shards, question)
-    real, found = real_parts(folder, shards, question), subjects(folder, question.stage, flags.commit)
-    print(f"evaluate: {words(question)}, protocol {flags.protocol}", flush=True)
-    results = []
+    real = real_parts(folder, shards, question)
+    results, found = [], subjects(folder, question.stage, flags.commit)
     try:
+        print(f"evaluate: {words(question)}, protocol {flags.protocol}", flush=True)
         with session(flags.resources):
             for result in evaluate(folder, shards, question, real, found, flags.resources):
                 path = result_path(question, result)

@@ -35,6 +35,9 @@ FORMAT = 1
 CLIP_FRAMES = 512
 """Most frames of clips whose figures one task computes, but for a single longer clip."""
 
+FEATURES = ("features", "former", "latter")
+"""Arrays [n, d] that are compared; the other figures of a part are small."""
+
 Arrays = dict[str, np.ndarray]
 """The figures of a part: `features` [n, d], of pairs by a file's network `former` and `latter`, of classes `probabilities` [n, classes];
 of clips also what ClipSums holds."""
@@ -201,24 +204,56 @@ def _built_in(measure: str, device: torch.device) -> PairFeatures | ClipFeatures
     return PairFeatures(device=device) if measure == "pairs" else ClipFeatures(device=device)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the task of a part tells: its features stay where they are kept.
+
+    known: whether an earlier evaluation has computed them. arrays: names of its features. figures: the other ones.
+    """
+
+    known: bool
+    count: int
+    arrays: tuple[str, ...]
+    figures: Arrays
+
+
+def tell(store: Store, part: Part, device: torch.device) -> Told:
+    """Have the figures of `part` kept in the run folder, computed unless they are."""
+    found = cached(store, part)
+    figures = figures_of(part, device) if found is None else found
+    if found is None:
+        keep(store, part, figures)
+    arrays = tuple(key for key in FEATURES if key in figures)
+    count = next(len(figures[key]) for key in (*FEATURES, "probabilities") if key in figures)
+    return Told(found is not None, count, arrays, {key: value for key, value in figures.items() if key not in arrays})
+
+
 def cached(store: Store, part: Part) -> Arrays | None:
     """The figures of `part`, where an evaluation has left them in the run folder."""
-    path = f"{CACHE}/{part.key}.npz"
-    if not store.exists(path):
+    if not store.exists(_place(part.key)):
         return None
     try:
-        with np.load(io.BytesIO(store.read(path)), allow_pickle=False) as arrays:
-            return dict(arrays)
+        return kept(store, part.key)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        print(f"evaluate: {store.uri}/{path} is damaged ({error}), and computed again", flush=True)
+        print(f"evaluate: {store.uri}/{_place(part.key)} is damaged ({error}), and computed again", flush=True)
         return None
+
+
+def kept(store: Store, key: str) -> Arrays:
+    """The figures of the part with this key, which are kept."""
+    with np.load(io.BytesIO(store.read(_place(key))), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def keep(store: Store, part: Part, figures: Arrays) -> None:
     """Leave the figures of `part` for later evaluations."""
     out = io.BytesIO()
     np.savez(out, allow_pickle=False, **figures)
-    store.write(f"{CACHE}/{part.key}.npz", out.getvalue())
+    store.write(_place(part.key), out.getvalue())
+
+
+def _place(key: str) -> str:
+    return f"{CACHE}/{key}.npz"
 
 
 def _split(samples: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -1,7 +1,7 @@
 """What an evaluation says, with all that it depends on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -10,40 +10,37 @@ import numpy as np
 import torch
 
 from mvgan.data.shards import ShardSet
+from mvgan.evaluation.distances import Distance, Samples
 from mvgan.evaluation.parts import Arrays, features_sha256
 from mvgan.evaluation.question import PROTOCOL_WORDS, Question
 from mvgan.evaluation.subject import Subject
 from mvgan.metrics.clips import ClipSums, compare
 from mvgan.metrics.features import CLIP_LABEL, LABEL
-from mvgan.metrics.frechet import frechet_distance, resampled_distances
+from mvgan.metrics.frechet import RESAMPLES
 from mvgan.metrics.inception_score import inception_score
-from mvgan.metrics.moments import Moments
 from mvgan.metrics.networks import described
 from mvgan.storage.run import RunFolder
 
-
-JOINED = ("features", "former", "latter", "probabilities", "motion", "within")
-"""Arrays with a row a sample; the others are sums over samples."""
 
 SPLITS = 10
 """Of an Inception Score, as published ones have."""
 
 
-def join(parts: Sequence[Arrays]) -> Arrays:
-    """The figures of all parts together, which are of one kind; none of none."""
-    keys = parts[0].keys() if parts else ()
-    return {key: np.concatenate([part[key] for part in parts]) if key in JOINED else sum(part[key] for part in parts) for key in keys}  # type: ignore[misc]
-
-
 def measure(
-    question: Question, subject: Subject, folder: RunFolder, shards: ShardSet, real: Sequence[Arrays], generated: Sequence[Arrays]
+    question: Question,
+    subject: Subject,
+    folder: RunFolder,
+    shards: ShardSet,
+    real: Sequence[Samples],
+    generated: Sequence[Samples],
+    distances: Sequence[Mapping[str, Distance]],
 ) -> dict[str, Any]:
-    """The result from the figures of each repeat."""
-    repeats = [_figures(question, ours, theirs) for ours, theirs in zip(generated, real, strict=True)]
+    """The result from the samples of each repeat and their distances by the features they are of; a score of classes needs none."""
+    repeats = [_score(ours) for ours in generated] if question.measure == "classes" else [_distances(found) for found in distances]
     means = {key: float(np.mean([figures[key] for figures in repeats])) for key in repeats[0]}
     if len(repeats) > 1:
         means["error"] = float(np.std([next(iter(figures.values())) for figures in repeats], ddof=1))
-    clips = {"clips": _compared(generated[0], real[0])} if question.measure == "clips" else {}
+    clips = {"clips": _compared(generated[0].figures, real[0].figures)} if question.measure == "clips" else {}
     return {
         "measure": words(question),
         **means,
@@ -56,8 +53,8 @@ def measure(
         "frames": question.num_frames,
         "stride": list(folder.run.interval) if question.measure == "pairs" else folder.run.stride,
         "versions": {"mvgan": version("mvgan"), "torch": torch.__version__},
-        "real_samples": [_count(arrays) for arrays in real],
-        "generated_samples": [_count(arrays) for arrays in generated],
+        "real_samples": [samples.count for samples in real],
+        "generated_samples": [samples.count for samples in generated],
         "preprocessing": f"frames of {shards.resolution} px as ingest made them, uint8; " + _prepared(question),
         "truncation": 1.0,
         "features": asdict(question.network) if question.network else "built in",
@@ -74,7 +71,7 @@ def _error_says(question: Question) -> str:
         return f"standard deviation over {question.repeats} repeats"
     if question.measure == "classes":
         return f"standard error of the mean over {SPLITS} splits"
-    return "standard deviation over 20 draws of both sets of samples with replacement"
+    return f"standard deviation over {RESAMPLES} draws of both sets of samples with replacement"
 
 
 def words(question: Question) -> str:
@@ -88,27 +85,23 @@ def words(question: Question) -> str:
     return f"Frechet distance of {what} in features of {network}"
 
 
-def _figures(question: Question, generated: Arrays, real: Arrays) -> dict[str, float]:
-    """Those of one repeat; the first is the one that counts."""
-    if question.measure == "classes":
-        score = inception_score(torch.from_numpy(generated["probabilities"]), SPLITS)
-        return {"score": score.mean, "error": score.error}
-    pairs = [
-        (torch.from_numpy(real[key]), torch.from_numpy(generated[key])) for key in ("features", "former", "latter") if key in generated
-    ]
-    distances = [frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs]
-    error = torch.stack([resampled_distances(a, b) for a, b in pairs]).mean(0).std()
-    figures = {"distance": float(np.mean(distances)), "error": float(error)}
-    return figures if len(pairs) == 1 else figures | dict(zip(("former", "latter"), distances, strict=True))
+def _score(generated: Samples) -> dict[str, float]:
+    score = inception_score(torch.from_numpy(generated.figures["probabilities"]), SPLITS)
+    return {"score": score.mean, "error": score.error}
+
+
+def _distances(found: Mapping[str, Distance]) -> dict[str, float]:
+    """The figures of one repeat; the first is the one that counts."""
+    figures = {"distance": float(np.mean([distance.value for distance in found.values()]))}
+    resampled = [distance.resampled for distance in found.values()]
+    if all(resampled):
+        figures["error"] = float(np.std(np.mean(resampled, axis=0), ddof=1))
+    return figures if len(found) == 1 else figures | {array: distance.value for array, distance in found.items()}
 
 
 def _compared(generated: Arrays, real: Arrays) -> dict[str, Any]:
     ours, theirs = (ClipSums({key: arrays[key] for key in ClipSums().arrays}) for arrays in (generated, real))
     return compare(ours, theirs)
-
-
-def _count(arrays: Arrays) -> int:
-    return next((len(rows) for key, rows in arrays.items() if key in JOINED), 0)
 
 
 def _prepared(question: Question) -> str:

@@ -57,7 +57,13 @@ def subjects(folder: RunFolder, stage: str, commit: str | None) -> list[Subject]
     if not chosen:
         names = ", ".join(record.name for record in found) or "none yet"
         raise InputError(f"run {folder.uri} has no commit {commit} of stage {stage}; give `all` or one of: {names}")
-    subjects = [subject for record in chosen if (subject := _of_commit(folder, stage, record, commit == "all"))]
+    subjects: list[Subject] = []
+    try:
+        for record in chosen:
+            subjects += _of_commit(folder, stage, record, commit == "all")
+    except BaseException:
+        forget(folder, subjects)
+        raise
     if not subjects:
         raise InputError(f"all commits of stage {stage} of run {folder.uri} are damaged; restore their files")
     return subjects
@@ -69,16 +75,16 @@ def forget(folder: RunFolder, subjects: Sequence[Subject]) -> None:
         folder.store.delete(path)
 
 
-def _of_commit(folder: RunFolder, stage: str, record: Commit, others: bool) -> Subject | None:
+def _of_commit(folder: RunFolder, stage: str, record: Commit, others: bool) -> list[Subject]:
     try:
-        return _subject(folder, stage, record.name, committed_weights(folder, stage, record))
+        return [_subject(folder, stage, record.name, committed_weights(folder, stage, record))]
     except Damaged as error:
         if not others:
             raise InputError(
                 f"commit {record.name} of stage {stage} is damaged, or training has removed it ({error}); choose another, or `all`"
             ) from None
         print(f"evaluate: commit {record.name} is left out: {error}", flush=True)
-        return None
+        return []
 
 
 def _subject(folder: RunFolder, stage: str, commit: str | None, weights: bytes | None) -> Subject:

@@ -2,16 +2,20 @@
 
 import logging
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mvgan.metrics.moments import Moments
+from mvgan.metrics.moments import Factored, Moments
 
 
 logger = logging.getLogger(__name__)
 
 ACCURACY = 1e-7
 """Most that the faster way may lose of tr (A B)^(1/2), by a bound that rounding hardly ever reaches; else the other is taken."""
+
+RESAMPLES = 20
+"""Draws with replacement behind an error."""
 
 POWER_STEPS = 20
 """Steps of the power iteration by which norms are estimated, to some percent."""
@@ -31,36 +35,27 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return max(distance, 0.0)
 
 
-def frechet_error(a: Tensor, b: Tensor, resamples: int = 20, seed: int = 0) -> float:
+def frechet_error(a: Tensor, b: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> float:
     """Standard deviation of the Frechet distance when both sets of features [n, d] are drawn anew with replacement."""
-    return float(resampled_distances(a, b, resamples, seed).std())
+    sets = [x.detach().cpu() for x in (a, b)]
+    draws = [[Factored.of(x, drawn(len(x), seed, number, side)) for side, x in enumerate(sets)] for number in range(resamples)]
+    return float(np.std([resampled_distance(*both) for both in draws], ddof=1))
 
 
-def resampled_distances(a: Tensor, b: Tensor, resamples: int = 20, seed: int = 0) -> Tensor:
-    """Distances [resamples] of both sets of features [n, d] drawn anew with replacement; for the same counts the same rows are drawn.
+def drawn(n: int, seed: int, number: int, side: int) -> Tensor:
+    """How often each of `n` vectors comes in resample `number` with replacement, int64 [n]; side: 0 of the real ones, 1 of the others."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 2 * number + side]))
+    return torch.from_numpy(np.bincount(rng.integers(n, size=n), minlength=n))
 
-    Only their spread is of use: they lie above that of the sets themselves, as each resample holds fewer different vectors.
+
+def resampled_distance(a: Factored, b: Factored) -> float:
+    """The Frechet distance of two resamples, by their own factors: no covariance of all dimensions has to be taken apart.
+
+    Only the spread of such distances is of use: they lie above that of the sets themselves, as a resample holds fewer different vectors.
     """
-    generator = torch.Generator().manual_seed(seed)
-    sets = [x.detach().cpu().double() for x in (a, b)]
-    chosen = [torch.randint(len(x), (resamples, len(x)), generator=generator) for x in sets]
-    return torch.stack([_resampled_distance(*sets, *rows) for rows in zip(*chosen, strict=True)])
-
-
-def _resampled_distance(a: Tensor, b: Tensor, chosen_a: Tensor, chosen_b: Tensor) -> Tensor:
-    """The distance of the chosen vectors of two sets [n, d], by their own factors: no covariance of d dimensions has to be taken apart."""
-    (mean_a, factor_a), (mean_b, factor_b) = _factored(a, chosen_a), _factored(b, chosen_b)
-    cross = torch.linalg.svdvals(factor_a @ factor_b.mT).sum()
-    return _distance(mean_a, factor_a.square().sum(), mean_b, factor_b.square().sum(), cross)
-
-
-def _factored(x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [d] of the rows of `x` [n, d] that were `chosen` [n], and F [m, d], m <= d, with F^T F their covariance."""
-    rows, counts = chosen.unique(return_counts=True)
-    weights = counts.to(x.dtype)[:, None] / len(x)
-    mean = (weights * x[rows]).sum(0)
-    factor = (x[rows] - mean) * (weights * len(x) / max(len(x) - 1, 1)).sqrt()
-    return mean, factor if len(factor) <= x.shape[1] else torch.linalg.qr(factor, mode="r").R
+    first, second = (x.factor / max(x.n - 1, 1) ** 0.5 for x in (a, b))
+    cross = torch.linalg.svdvals(first @ second.mT).sum()
+    return float(_distance(a.mean, first.square().sum(), b.mean, second.square().sum(), cross))
 
 
 def _distance(mean_a: Tensor, trace_a: Tensor, mean_b: Tensor, trace_b: Tensor, cross: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from mvgan.config import Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed import evaluate as on_ray
 from mvgan.evaluation import parts as cut
-from mvgan.evaluation.parts import figures_of, generated_parts, real_parts
+from mvgan.evaluation.answer import answers
+from mvgan.evaluation.parts import real_parts
 from mvgan.evaluation.question import ask
-from mvgan.evaluation.result import join, measure
 from mvgan.evaluation.subject import subjects
 from mvgan.storage.run import RunFolder, read_run
 from tests.unit.conftest import tiny_run
+from tests.unit.evaluation.test_subject import one_by_one
 
 
 __all__ = ["tiny_run"]  # a fixture
@@ -33,15 +34,10 @@ def test_tasks_in_any_order_give_the_bits_of_one_process(
     monkeypatch.setitem(cut.TOGETHER, "video", 5)
     shards, question = ShardSet.open(tiny_run.data), ask(tiny_run.run, "clips", "all-clips", 4, 23, None, None)
     real, found = real_parts(tiny_run, shards, question), subjects(tiny_run, "video", "all")
+    count = len(real[0]) + len(found) * 5
     assert len(real[0]) > 1 and len(found) > 1
-    (theirs,) = ([figures_of(part, torch.device("cpu")) for part in parts] for parts in real)
-    expected, count = [], len(real[0])
-    for subject in found:
-        (parts,) = generated_parts(subject, question)
-        assert len(parts) == 5
-        count += len(parts)
-        ours = join([figures_of(part, torch.device("cpu")) for part in parts])
-        expected.append(measure(question, subject, tiny_run, shards, [join(theirs)], [ours]))
+    alone = read_run(shutil.copytree(tiny_run.uri, tmp_path / "alone"))
+    expected = list(answers(alone, shards, question, real, found, one_by_one))
 
     run_tasks: Callable[..., list[Any]] = on_ray.run_tasks
 
@@ -51,10 +47,16 @@ def test_tasks_in_any_order_give_the_bits_of_one_process(
     for name, tasks in (("forward", run_tasks), ("backwards", backwards)):
         monkeypatch.setattr(on_ray, "run_tasks", tasks)
         folder = read_run(shutil.copytree(tiny_run.uri, tmp_path / name))
+        capsys.readouterr()
         assert list(on_ray.evaluate(folder, shards, question, real, found, Resources())) == expected
+        assert told_parts(capsys) == (count, 0)
 
-    monkeypatch.setattr(on_ray, "run_tasks", lambda *_: pytest.fail("computed again"))
-    capsys.readouterr()
-    assert list(on_ray.evaluate(folder, shards, question, real, found, Resources())) == expected
+    monkeypatch.setattr(cut, "figures_of", lambda *_: pytest.fail("computed again"))
+    assert list(answers(folder, shards, question, real, found, one_by_one)) == expected
+    assert told_parts(capsys) == (count, count)
+
+
+def told_parts(capsys: pytest.CaptureFixture[str]) -> tuple[int, int]:
+    """Parts in all, and those that were known."""
     told = re.findall(r"(\d+) parts, (\d+) of them known", capsys.readouterr().out)
-    assert sum(int(parts) for parts, _ in told) == sum(int(known) for _, known in told) == count
+    return sum(int(parts) for parts, _ in told), sum(int(known) for _, known in told)

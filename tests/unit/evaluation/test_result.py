@@ -11,8 +11,10 @@ import torch
 
 from jobs import evaluate as verb
 from mvgan.data.shards import ShardSet
+from mvgan.evaluation.distances import Samples, compared, comparisons, joined
+from mvgan.evaluation.parts import Part, keep, tell
 from mvgan.evaluation.question import Question
-from mvgan.evaluation.result import best, join, measure, result_path
+from mvgan.evaluation.result import best, measure, result_path
 from mvgan.evaluation.subject import Subject
 from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
@@ -44,17 +46,34 @@ def random_figures(rng: np.random.Generator, n: int, size: int = 96) -> dict[str
     return {"features": rng.standard_normal((n, size)).astype(np.float32), **clips}
 
 
+def measured(
+    question: Question, folder: RunFolder, shards: ShardSet, real: list[dict[str, np.ndarray]], fake: list[dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    """The result from figures of each repeat, each kept as a single part."""
+    sides = []
+    for number, side in enumerate((real, fake)):
+        repeats = [(Part(question.measure, "", "made up", seed=repeat, start=number), figures) for repeat, figures in enumerate(side)]
+        for part, figures in repeats:
+            keep(folder.store, part, figures)
+        sides.append(
+            [Samples.of([(part.key, tell(folder.store, part, torch.device("cpu")))] if figures else []) for part, figures in repeats]
+        )
+    wanted = comparisons(*sides)
+    distances = joined(wanted, [compared(folder.store, comparison) for comparison in wanted])
+    return measure(question, SUBJECT, folder, shards, *sides, distances)
+
+
 def test_the_result_says_what_it_was_measured_with(tiny_run: RunFolder, shards: ShardSet) -> None:
     rng = np.random.default_rng(0)
     real, fake = ([random_figures(rng, 50) for _ in range(2)] for _ in range(2))
     question = Question("clips", "digan", 16, 50, seed=3)
-    result = measure(question, SUBJECT, tiny_run, shards, real, fake)
+    result = measured(question, tiny_run, shards, real, fake)
     pairs = [(torch.from_numpy(a["features"]), torch.from_numpy(b["features"])) for a, b in zip(real, fake, strict=True)]
     expected = [frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs]
     assert [repeat["distance"] for repeat in result["repeats"]] == expected and result["distance"] == pytest.approx(sum(expected) / 2)
     assert "not FVD" in result["measure"] and result["error"] == pytest.approx(np.std(expected, ddof=1))
     assert result["error_says"] == "standard deviation over 10 repeats"
-    one = measure(Question("clips", "all-clips", 16, 50), SUBJECT, tiny_run, shards, real[:1], fake[:1])
+    one = measured(Question("clips", "all-clips", 16, 50), tiny_run, shards, real[:1], fake[:1])
     assert one["error"] == pytest.approx(frechet_error(*pairs[0])) and "20 draws" in one["error_says"]
     assert result["clips"]["motion_ratio"] == pytest.approx(fake[0]["motion"].mean() / real[0]["motion"].mean())
     assert all(result[key] is not None for key in SAID)
@@ -64,21 +83,12 @@ def test_the_result_says_what_it_was_measured_with(tiny_run: RunFolder, shards: 
         assert path != result_path(question, result), "would replace the result for something else"
 
 
-def test_parts_are_joined(tiny_run: RunFolder) -> None:
-    rng = np.random.default_rng(1)
-    parts = [random_figures(rng, n, 3) for n in (2, 5, 1)]
-    whole = join(parts)
-    assert whole["features"].shape == (8, 3) and whole["motion"].shape == (8,)
-    np.testing.assert_allclose(whole["mean"], np.sum([part["mean"] for part in parts], axis=0))
-    assert whole["square"] == 72 and join([]) == {}
-
-
 def test_pairs_by_a_network_have_a_distance_of_each_frame(tiny_run: RunFolder, shards: ShardSet, tmp_path: Path) -> None:
     """Reference: the distance of the one and of the other; the mean is the figure."""
     rng = np.random.default_rng(2)
     file = saved(Inception(), tmp_path / "inception.pt")
     real, fake = ({key: rng.standard_normal((40, 8)) + shift for key, shift in (("former", 0), ("latter", s))} for s in (0, 1))
-    result = measure(Question("pairs", "all-clips", 2, 40, network=file), SUBJECT, tiny_run, shards, [real], [fake])
+    result = measured(Question("pairs", "all-clips", 2, 40, network=file), tiny_run, shards, [real], [fake])
     for key in ("former", "latter"):
         expected = frechet_distance(Moments.of(torch.from_numpy(real[key])), Moments.of(torch.from_numpy(fake[key])))
         assert result[key] == pytest.approx(expected)
@@ -91,11 +101,11 @@ def test_classes_have_a_score(tiny_run: RunFolder, shards: ShardSet, tmp_path: P
     file = saved(C3D(), tmp_path / "c3d.pt")
     sure = np.tile(np.eye(4, dtype=np.float32), (100, 1))
     question = Question("classes", "all-clips", 16, 400, network=file)
-    result = measure(question, SUBJECT, tiny_run, shards, [{}], [{"probabilities": sure}])
+    result = measured(question, tiny_run, shards, [{}], [{"probabilities": sure}])
     assert result["score"] == pytest.approx(4, rel=0.05) and 0 < result["error"] < 0.1 and "distance" not in result
     clips = Question("clips", "all-clips", 16, 400, network=saved(Published(), tmp_path / "i3d.pt"))
     rng = np.random.default_rng(0)
-    found = measure(clips, SUBJECT, tiny_run, shards, [random_figures(rng, 9)], [random_figures(rng, 9)])
+    found = measured(clips, tiny_run, shards, [random_figures(rng, 9)], [random_figures(rng, 9)])
     assert found["measure"].endswith("(not the I3D of FVD: not FVD)")
     assert result["error_says"] == "standard error of the mean over 10 splits"
 

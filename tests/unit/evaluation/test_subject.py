@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ import torch
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
 from mvgan.evaluation import parts as cut
+from mvgan.evaluation.answer import answers
 from mvgan.evaluation.parts import figures_of, generated_parts, real_parts
 from mvgan.evaluation.question import Measure, ask
-from mvgan.evaluation.result import join, measure
 from mvgan.evaluation.subject import forget, subjects
 from mvgan.metrics.features import ClipFeatures
 from mvgan.sample import Generator
@@ -22,6 +24,11 @@ from mvgan.storage.uri import open_store
 
 
 CPU = torch.device("cpu")
+
+
+def one_by_one(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], unit: str) -> list[Any]:
+    """All tasks of an evaluation, in this process."""
+    return [function(*some, CPU) for some in arguments]
 
 
 @pytest.fixture
@@ -41,15 +48,11 @@ def test_the_last_commit_is_what_was_exported(copied: RunFolder) -> None:
 def test_a_commit_is_measured_as_training_measured_it(copied: RunFolder, what: Measure) -> None:
     """Reference: the figure that training has written into the commit."""
     shards, question = ShardSet.open(copied.data), ask(copied.run, what, "training", None, None, None, None)
-    (real,) = real_parts(copied, shards, question)
-    theirs = join([figures_of(part, CPU) for part in real])
+    real = real_parts(copied, shards, question)
     measured = {commit.name: commit.meta for commit in copied.commits(question.stage).records() if "frechet" in commit.meta}
     found = [subject for subject in subjects(copied, question.stage, "all") if subject.commit in measured]
     assert len(found) >= 2
-    for subject in found:
-        (parts,) = generated_parts(subject, question)
-        ours = join([figures_of(part, CPU) for part in parts])
-        result = measure(question, subject, copied, shards, [theirs], [ours])
+    for subject, result in zip(found, answers(copied, shards, question, real, found, one_by_one), strict=True):
         assert result["distance"] == pytest.approx(measured[str(subject.commit)]["frechet"], rel=1e-6)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mvgan.metrics import frechet
-from mvgan.metrics.frechet import frechet_distance, frechet_error
+from mvgan.metrics.frechet import drawn, frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 
 
@@ -147,10 +147,18 @@ def test_bootstrap_error_is_the_spread_of_fresh_draws() -> None:
 def test_bootstrap_resamples_equal_numpy_on_the_drawn_rows() -> None:
     """Two resamples have a spread of |difference| / sqrt(2); both distances are taken anew from the rows that were drawn."""
     a, b = features(60, 5, 0), features(60, 5, 1)
-    generator = torch.Generator().manual_seed(7)
-    rows = [torch.randint(60, (2, 60), generator=generator) for _ in range(2)]
-    one, two = (frechet_distance(Moments.of(a[rows[0][i]]), Moments.of(b[rows[1][i]])) for i in range(2))
+    rows = [[np.repeat(np.arange(60), drawn(60, 7, number, side)) for side in (0, 1)] for number in (0, 1)]
+    one, two = (frechet_distance(Moments.of(a[ours]), Moments.of(b[theirs])) for ours, theirs in rows)
     assert frechet_error(a, b, resamples=2, seed=7) == pytest.approx(abs(one - two) / 2**0.5, rel=1e-9)
+
+
+def test_a_resample_is_a_draw_with_replacement() -> None:
+    """As many as there are, and each as often as a Poisson of mean 1 has it, as it nearly is; no draw is like another."""
+    counts = [drawn(20000, 0, number, side).numpy() for number in (0, 1) for side in (0, 1)]
+    for some in counts:
+        assert some.sum() == 20000
+        np.testing.assert_allclose(np.bincount(some)[:4] / 20000, np.exp(-1) / np.array([1, 1, 2, 6]), atol=0.015)
+    assert not any(np.array_equal(one, two) for index, one in enumerate(counts) for two in counts[:index])
 
 
 def test_bootstrap_is_quick() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvgan.metrics.moments import Moments
+from mvgan.metrics.moments import Factored, Moments
 
 
 torch.set_num_threads(1)
@@ -34,3 +34,20 @@ def test_a_single_vector_has_no_covariance_and_bad_input_is_refused() -> None:
     for x in (torch.zeros(0, 3), torch.zeros(3), torch.full((2, 3), torch.nan)):
         with pytest.raises(ValueError, match="finite features"):
             Moments.of(x)
+
+
+@pytest.mark.parametrize(("n", "d"), [(500, 7), (12, 40)])
+def test_factors_of_vectors_that_count_more_than_once(n: int, d: int) -> None:
+    """Against numpy on the vectors repeated; whole and merged from parts, with more vectors than dimensions and with fewer."""
+    rng = np.random.default_rng(0)
+    x, counts = rng.standard_normal((n, d)) + 3, rng.integers(0, 4, n)
+    splits = [1 + int(np.flatnonzero(counts)[0]), n // 2]
+    parts = [
+        Factored.of(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(np.split(x, splits), np.split(counts, splits), strict=True)
+    ]
+    repeated = np.repeat(x, counts, axis=0)
+    for found in (Factored.of(torch.from_numpy(x), torch.from_numpy(counts)), parts[0].merge(parts[1]).merge(parts[2])):
+        assert found.n == counts.sum() and len(found.factor) <= d
+        np.testing.assert_allclose(found.mean, repeated.mean(0), rtol=1e-12)
+        centred = repeated - repeated.mean(0)
+        np.testing.assert_allclose(found.factor.mT @ found.factor, centred.T @ centred, rtol=0, atol=1e-12 * np.square(centred).sum())
