@@ -29,9 +29,11 @@ def print_pairs(run: Run) -> None:
     plan = plan_of(run, "pairs", 0)
     g, d = parameters(Generator(run.network, run.resolution)), parameters(Discriminator(run.network, run.resolution))
     order = ",".join(map(str, run.interval))
+    what = f"pairs of {run.resolution} px at interval {order}" if run.network.frames == 2 else f"single frames of {run.resolution} px"
+    longest = max(run.interval) + 1 if run.network.frames == 2 else 1
     print(
-        f"pairs: {plan.end:,} pairs of {run.resolution} px at interval {order}, {plan.end // plan.batch:,} steps of {plan.batch} "
-        f"in {num_shards(run, 'pairs')} logical shards, from videos of {max(run.interval) + 1} frames or more; "
+        f"pairs: {plan.end:,} {what}, {plan.end // plan.batch:,} steps of {plan.batch} "
+        f"in {num_shards(run, 'pairs')} logical shards, from videos of {longest} frames or more; "
         f"generator {g:,} parameters, discriminator {d:,}"
     )
 

@@ -9,6 +9,7 @@ from jobs._plan import print_codes
 from mvgan.distributed.codes import find_codes
 from mvgan.distributed.resources import session
 from mvgan.storage.run import check_run, drive, read_run
+from mvgan.validation import check_pairs
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ def run(flags: Flags) -> None:
     """Find the codes, or with --dry-run say what would be computed."""
     before = read_run(flags.run)
     before.require("pairs")
+    check_pairs(before.run)
     if flags.dry_run:
         check_run(flags.run, flags.settings, before.data)
         print_codes(flags.settings)

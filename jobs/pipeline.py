@@ -21,6 +21,7 @@ from mvgan.storage.run import RECORD, check_run, open_run, read_run
 from mvgan.storage.uri import open_store
 from mvgan.train.initial import check_initial
 from mvgan.train.session import TRAINED, check_data, check_workers
+from mvgan.validation import check_pairs
 
 
 SYNTHETIC_VIDEOS, SYNTHETIC_FRAMES = {"demo": 240, "smoke": 60}, 80
@@ -75,6 +76,7 @@ def _check(flags: Flags, uri: str, shards_at: str) -> Plan | None:
         raise InputError("--videos and --data are both given; give the videos, or the shards made from them")
     if flags.list and not flags.videos:
         raise InputError("--list selects a split of --videos, which is not given; give --videos, or leave --list away")
+    check_pairs(flags.settings)
     for stage in TRAINED:
         check_workers(flags.settings, stage, flags.resources.workers)
     if not (flags.videos or flags.data):

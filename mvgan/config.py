@@ -80,6 +80,8 @@ class Ingest:
 class Network:
     """MotionStyleGAN, a StyleGAN2 with two frames of 3 channels."""
 
+    frames: Literal[2, 1] = 2
+    """Frames of a sample: 2, or 1 for StyleGAN2 on single frames, the baseline of the paper's Tables I and VI (stage 1 only)."""
     z_dim: int = 512
     """Size of the input noise z."""
     w_dim: int = 512

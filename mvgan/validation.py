@@ -46,6 +46,15 @@ def validate(run: Run) -> Run:
     return run
 
 
+def check_pairs(run: Run) -> None:
+    """Raise InputError for a run of single frames, which has a stage 1 only."""
+    if run.network.frames != 2:
+        raise InputError(
+            f"network.frames is {run.network.frames}, and motion codes need pairs; train single frames by `python -m jobs.pairs` alone, "
+            "or take --network.frames 2"
+        )
+
+
 def _windows_divide(stage: str, items: int, group: int) -> None:
     if items % group:
         raise InputError(

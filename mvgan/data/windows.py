@@ -166,12 +166,13 @@ def systematic(weights: Ints, first: int, count: int) -> tuple[Ints, Ints]:
 
 
 def pair_windows(shards: Shards, run: Run, purpose: str = "train") -> Windows:
-    """The windows of stage 1: pairs of every interval of `run`, in both orders."""
+    """The windows of stage 1: pairs of every interval of `run`, in both orders; or single frames."""
+    pairs = run.network.frames == 2
     return Windows(
         shards.lengths,
         shards.frames_per_piece,
-        tuple((0, interval) for interval in run.interval),
-        reverse=True,
+        tuple((0, interval) for interval in run.interval) if pairs else ((0,),),
+        reverse=pairs,
         mirror=run.pairs.mirror,
         balance=run.pairs.balance,
         pieces_per_window=run.pairs.pieces_per_window,

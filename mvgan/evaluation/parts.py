@@ -118,7 +118,7 @@ def _real_items(folder: RunFolder, shards: ShardSet, question: Question) -> list
     repeats: list[list[Item]] = [[] for _ in range(question.repeats)]
     # Pairs are learned in both orders: each is taken in one, by chance as in training.
     rng = np.random.Generator(np.random.Philox(key=[question.seed, 1]))
-    for stride in run.interval if question.measure == "pairs" else (run.stride,):
+    for stride in run.interval if question.num_frames == 2 else (run.stride,):
         offsets = range(0, question.num_frames * stride, stride)
         for items, places in zip(repeats, real_clips(protocol, names, lengths, question.num_frames, question.seed, stride), strict=True):
             for place in places:
@@ -167,7 +167,7 @@ def figures_of(part: Part, device: torch.device) -> Arrays:
     if part.measure == "classes":
         return {"probabilities": found}
     if part.measure == "pairs":
-        return {"former": found[:, 0], "latter": found[:, 1]} if part.network else {"features": found}
+        return dict(zip(("former", "latter"), found.swapaxes(0, 1), strict=False)) if part.network else {"features": found}
     sums = ClipSums()
     for clip, new in zip(samples, part.new or [True] * len(samples), strict=True):
         sums.add(clip, new)

@@ -62,11 +62,11 @@ def ask(
         if any(value is not None for value in given.values()):
             raise InputError(f"--protocol {TRAINING} takes those of the run; leave {', '.join(given)} away")
         count = run.pairs.eval_pairs if measure == "pairs" else run.video.eval_clips
-        return Question(measure, protocol, _frames(measure, run.video.num_frames), count, run.seed, network)
+        return Question(measure, protocol, _frames(run, measure, run.video.num_frames), count, run.seed, network)
     if measure == "pairs" and frames is not None:
         raise InputError("--frames says how long clips are, and pairs have two frames; leave it away")
-    question = Question(measure, protocol, _frames(measure, frames), GENERATED if generated is None else generated, seed or 0, network)
-    least = 2 if measure == "pairs" else 3
+    question = Question(measure, protocol, _frames(run, measure, frames), GENERATED if generated is None else generated, seed or 0, network)
+    least = run.network.frames if measure == "pairs" else 3
     if question.num_frames < least or question.generated < 2:
         raise InputError(f"--frames {question.num_frames} and --generated {question.generated}: give at least {least} frames and 2 videos")
     if measure == "classes" and question.generated < LEAST_CLASSES:
@@ -78,5 +78,5 @@ def ask(
     return question
 
 
-def _frames(measure: Measure, frames: int | None) -> int:
-    return 2 if measure == "pairs" else NUM_FRAMES if frames is None else frames
+def _frames(run: Run, measure: Measure, frames: int | None) -> int:
+    return run.network.frames if measure == "pairs" else NUM_FRAMES if frames is None else frames

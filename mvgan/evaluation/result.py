@@ -51,7 +51,7 @@ def measure(
         "protocol_says": PROTOCOL_WORDS[question.protocol],
         "seed": question.seed,
         "frames": question.num_frames,
-        "stride": list(folder.run.interval) if question.measure == "pairs" else folder.run.stride,
+        "stride": list(folder.run.interval) if question.num_frames == 2 else folder.run.stride,
         "versions": {"mvgan": version("mvgan"), "torch": torch.__version__},
         "real_samples": [samples.count for samples in real],
         "generated_samples": [samples.count for samples in generated],
@@ -81,8 +81,8 @@ def words(question: Question) -> str:
     network, _ = described(question.measure, question.network)
     if question.measure == "classes":
         return f"Inception Score by {network}"
-    what = "frames, mean of those of former and of latter frames," if question.measure == "pairs" else "clips"
-    return f"Frechet distance of {what} in features of {network}"
+    what = "single frames" if question.num_frames == 1 else "frames, mean of those of former and of latter frames,"
+    return f"Frechet distance of {what if question.measure == 'pairs' else 'clips'} in features of {network}"
 
 
 def _score(generated: Samples) -> dict[str, float]:

@@ -91,10 +91,10 @@ class PairFeatures(_Features):
         self._motion = _Branch(3, MOTION, rng, device)
 
     def __call__(self, frames: Tensor, batch: int = 128) -> Tensor:
-        """As _Features has it. Raises ValueError for other shapes."""
-        if frames.ndim != 5 or frames.shape[1:3] != (2, 3):
-            raise ValueError(f"expected frame pairs [n, 2, 3, h, w], got {list(frames.shape)}")
-        return super().__call__(frames, batch)
+        """As _Features has it; single frames [n, 1, 3, h, w] count as pairs of equal ones. Raises ValueError for other shapes."""
+        if frames.ndim != 5 or frames.shape[1] not in (1, 2) or frames.shape[2] != 3:
+            raise ValueError(f"expected frame pairs [n, 2, 3, h, w], or single frames, got {list(frames.shape)}")
+        return super().__call__(frames.expand(-1, 2, -1, -1, -1), batch)
 
     @property
     def _branches(self) -> "tuple[_Branch, ...]":

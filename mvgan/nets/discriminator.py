@@ -42,11 +42,11 @@ class DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """D: frames [n, num_frames, 3, res, res] -> logits [n], high for real."""
 
-    def __init__(self, network: Network, resolution: int, num_frames: int = 2) -> None:
+    def __init__(self, network: Network, resolution: int) -> None:
         super().__init__()
         channels = [num_channels(network, 2**log2) for log2 in range(int(math.log2(resolution)), 1, -1)]
         self.dtypes = [block_dtype(network, 2**log2) for log2 in range(int(math.log2(resolution)), 2, -1)]
-        self.from_frames = Conv2d(3 * num_frames, channels[0], 1, gain=GAIN)
+        self.from_frames = Conv2d(3 * network.frames, channels[0], 1, gain=GAIN)
         self.blocks = nn.ModuleList(DiscriminatorBlock(a, b) for a, b in pairwise(channels))
         self.conv = Conv2d(channels[-1] + 1, channels[-1], 3, gain=GAIN)
         self.fc = Linear(channels[-1] * 16, channels[-1], gain=GAIN)

@@ -1,4 +1,4 @@
-"""MotionStyleGAN's generator: StyleGAN2 whose image is a frame pair of 2 x 3 channels (paper Sec. III-A)."""
+"""MotionStyleGAN's generator: StyleGAN2 whose image is a frame pair of 2 x 3 channels (paper Sec. III-A); or a single frame."""
 
 import math
 from collections.abc import Callable
@@ -117,15 +117,15 @@ class SynthesisBlock(nn.Module):
 class Synthesis(nn.Module):
     """G_S, from w to frames (eq. 1)."""
 
-    def __init__(self, network: Network, resolution: int, num_frames: int) -> None:
+    def __init__(self, network: Network, resolution: int) -> None:
         super().__init__()
-        self.num_frames, self.resolution, self.w_dim = num_frames, resolution, network.w_dim
+        self.num_frames, self.resolution, self.w_dim = network.frames, resolution, network.w_dim
         blocks: list[SynthesisBlock] = []
         for log2 in range(2, int(math.log2(resolution)) + 1):
             layer = sum(block.num_conv for block in blocks)
             before = num_channels(network, 2 ** (log2 - 1)) if blocks else 0
             channels = num_channels(network, 2**log2)
-            blocks.append(SynthesisBlock(layer, before, channels, 3 * num_frames, network, 2**log2))
+            blocks.append(SynthesisBlock(layer, before, channels, 3 * network.frames, network, 2**log2))
         self.blocks = nn.ModuleList(blocks)
         self.num_conv = [block.num_conv for block in blocks]
         self.num_ws = sum(self.num_conv) + 1
@@ -155,10 +155,10 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """G_P, the pair generator: [x_t, x_t+-k] = G_S(G_M(z)) (eq. 1)."""
 
-    def __init__(self, network: Network, resolution: int, num_frames: int = 2) -> None:
+    def __init__(self, network: Network, resolution: int) -> None:
         super().__init__()
         self.mapping = Mapping(network)
-        self.synthesis = Synthesis(network, resolution, num_frames)
+        self.synthesis = Synthesis(network, resolution)
 
     def forward(self, z: Tensor, truncation: float = 1.0, noise: Noise | None = None) -> Tensor:
         """z [n, z_dim] -> frames [n, num_frames, 3, res, res] around [-1, 1]."""

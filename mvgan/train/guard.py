@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, Ended
 from mvgan.storage.commit import Commit, Commits
+from mvgan.train.exposed import EXPOSED
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import UNITS
 
@@ -55,6 +56,7 @@ class Guard:
         """
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.exposed.backward_ended()
         # DDP has averaged the gradients, so they are the same everywhere; the loss is this worker's own.
         gradients = _gradients(optimizer)
         if self.ranks.all(_finite([loss.detach(), *gradients])):
@@ -76,15 +78,13 @@ class Guard:
         if self.ranks.rank == 0:
             logger.warning("%s: this step is left out (%d in a row, at most %d)", what, count, self.max_skipped)
 
-    def take_skipped(self, device: torch.device) -> Tensor:
-        """How many steps were left out since the last call, as a scalar to log."""
-        skipped, self._skipped = self._skipped, 0
-        return torch.tensor(float(skipped), device=device)
-
-    def take_norms(self) -> dict[str, Tensor]:
-        """The norm of the gradient of each phase that took a step since the last call, as scalars to log."""
-        norms, self._norms = self._norms, {}
-        return norms
+    def take_measures(self, device: torch.device) -> dict[str, Tensor]:
+        """Since the last call, as scalars to log: the norm of the gradient of each phase that took a step, steps left out, and with
+        several workers the exposed time of communication.
+        """
+        measures = {**self._norms, SKIPPED: torch.tensor(float(self._skipped), device=device)}
+        self._norms, self._skipped = {}, 0
+        return measures | ({EXPOSED: torch.tensor(self.ranks.exposed.take(), device=device)} if self.ranks.world > 1 else {})
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:

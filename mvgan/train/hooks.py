@@ -132,9 +132,10 @@ def write_metrics(outbox: Outbox, name: str, history: History) -> None:
 
 
 class Sampler:
-    """Draws a picture of the stage at the start and at each tick, on one worker."""
+    """Draws pictures of the stage at the start and at each tick, on one worker."""
 
-    def __init__(self, name: str, plan: Plan, outbox: Outbox, draw: Callable[[], bytes]) -> None:
+    def __init__(self, name: str, plan: Plan, outbox: Outbox, draw: Callable[[], Mapping[str, bytes]]) -> None:
+        """draw: gives files by their endings, `.png` and so on."""
         self.name, self.plan, self.outbox, self.draw = name, plan, outbox, draw
 
     def start(self, stage: Stage, progress: Progress) -> None:
@@ -149,7 +150,8 @@ class Sampler:
 
     def _write(self, progress: Progress) -> None:
         with torch.no_grad():
-            self.outbox.put(f"samples/{self.name}-{progress.images:09d}.png", self.draw())
+            for ending, data in self.draw().items():
+                self.outbox.put(f"samples/{self.name}-{progress.images:09d}{ending}", data)
 
 
 class Evaluator:

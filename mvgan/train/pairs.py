@@ -12,7 +12,7 @@ from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator, Noise
 from mvgan.train.augment import Augmentation, Shown
 from mvgan.train.ema import ema_beta, update_ema
-from mvgan.train.guard import SKIPPED, Guard
+from mvgan.train.guard import Guard
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
 
@@ -113,7 +113,7 @@ class PairStage:
         return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, group or self.ranks.group, self.device)
 
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """One step on pairs uint8 [n, 2, 3, h, w]; returns scalars to log, without those of phases left out. Raises NonFinite."""
+        """One step on samples uint8 [n, frames, 3, h, w]; returns scalars to log, without those of phases left out. Raises NonFinite."""
         config = self.run.pairs
         index = progress.images // config.batch
         real = to_range(batch)
@@ -127,7 +127,7 @@ class PairStage:
                 stats["r1"] = loss.detach() / config.r1_every
         beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
         update_ema(self.ema, self.generator, beta)
-        return stats | self.guard.take_norms() | {SKIPPED: self.guard.take_skipped(self.device)}
+        return stats | self.guard.take_measures(self.device)
 
     def _latents(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """z, the z to mix in, and the layer from which it holds; that layer is past the last where nothing is mixed."""
@@ -153,7 +153,7 @@ class PairStage:
         # Half the batch is enough for this estimate (StyleGAN2, Appendix B); never across logical shards.
         draws = self.draws("path_length", progress, max(1, self.ranks.group // 2))
         latents = self._latents(draws)
-        y = draws.normal(2, 3, self.run.resolution, self.run.resolution)
+        y = draws.normal(self.run.network.frames, 3, self.run.resolution, self.run.resolution)
         loss, mean = self._path_length(*latents, y, draws.noise(self.noise_shapes), self.pl_mean)
         if not self.guard.descend("path length", self.g_optimizer, loss, progress.images):
             return {}

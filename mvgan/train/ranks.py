@@ -1,15 +1,15 @@
 """The workers of a training run and the logical shards that each of them hosts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
-from torch.nn.parallel import DistributedDataParallel
 
 from mvgan.config import InputError
+from mvgan.train.exposed import Exposed
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Ranks:
     group: int
     rank: int = 0
     world: int = 1
+    exposed: Exposed = field(default_factory=Exposed, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.world > self.num_shards:
@@ -55,7 +56,7 @@ class Ranks:
 
     def parallel(self, phase: nn.Module) -> nn.Module:
         """A phase whose backward averages gradients over the workers."""
-        return phase if self.world == 1 else DistributedDataParallel(phase, broadcast_buffers=False)
+        return phase if self.world == 1 else self.exposed.watch(phase)
 
     def all(self, holds: Tensor) -> bool:
         """Whether the boolean scalar `holds` is true on every worker."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from mvgan.config import InputError, Run
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Windows, clip_windows, decode_window, pair_windows
-from mvgan.media import encode_png, grid, upscale
+from mvgan.media import encode_png, encode_video, grid, upscale
 from mvgan.motion.codes import strengths
 from mvgan.nets.generator import Generator
 from mvgan.sample import Generator as VideoGenerator
@@ -217,21 +217,32 @@ def _beside(
     """Samples and measures of a stage, for the first worker."""
     run, device = folder.run, worker.device
     if isinstance(stage, PairStage):
-        hooks: list[Hook] = [Sampler(name, plan, outbox, lambda: pair_grid(stage.ema, run, device))]
+        hooks: list[Hook] = [Sampler(name, plan, outbox, lambda: pair_pictures(stage.ema, run, device))]
         measure = pair_measure(shards, run, stage.ema, device) if plan.evaluations else None
     else:
         assert isinstance(stage, VideoStage)
-        hooks = [Sampler(name, plan, outbox, lambda: video_rows(stage))]
+        hooks = [Sampler(name, plan, outbox, lambda: {".png": video_rows(stage)})]
         generator = VideoGenerator(run, 0.0, stage.pair_generator, stage.codes, stage.latent)
         measure = clip_measure(shards, run, generator, device) if plan.evaluations else None
     return [*hooks, Evaluator(name, plan, outbox, history, measure, worker.say, look)] if measure else hooks
 
 
-def pair_grid(generator: Generator, run: Run, device: torch.device, columns: int = 8, rows: int = 4) -> bytes:
-    """PNG of pairs from fixed latents, side by side: former and latter frame."""
-    draws = Draws(run.seed, "samples", 0, [0], columns // 2 * rows * 2, device)
-    frames = generator.synthesis(generator.mapping(draws.normal(run.network.z_dim)), None, torch.float32)
-    return picture(to_uint8(frames).reshape(-1, *frames.shape[2:]), columns * 2)
+FLIPS_PER_S, FLIPS = 4, 8
+"""Of the clip in which former and latter frame take turns."""
+
+
+def pair_pictures(generator: Generator, run: Run, device: torch.device, columns: int = 8, rows: int = 4) -> dict[str, bytes]:
+    """Pairs from fixed latents: a PNG with former and latter frame side by side, and an MP4 in which they take turns.
+
+    Of single frames there is the PNG alone.
+    """
+    draws = Draws(run.seed, "samples", 0, [0], columns * rows, device)
+    frames = to_uint8(generator.synthesis(generator.mapping(draws.normal(run.network.z_dim)), None, torch.float32))
+    found = {".png": picture(frames.reshape(-1, *frames.shape[2:]), columns * frames.shape[1])}
+    if frames.shape[1] == 1:
+        return found
+    sides = [_grid(frames[:, side], columns) for side in (0, 1)]
+    return found | {".mp4": encode_video(np.stack(sides * (FLIPS // 2)), FLIPS_PER_S, ".mp4")}
 
 
 def video_rows(stage: VideoStage, videos: int = 6) -> bytes:
@@ -246,7 +257,12 @@ def video_rows(stage: VideoStage, videos: int = 6) -> bytes:
 
 def picture(images: np.ndarray, columns: int) -> bytes:
     """PNG of images uint8 [n, 3, h, w] in `columns`, small ones magnified."""
-    return encode_png(grid(upscale(images, max(1, 64 // images.shape[-1])), columns))
+    return encode_png(_grid(images, columns))
+
+
+def _grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images uint8 [n, 3, h, w] in `columns` as one, small ones magnified."""
+    return grid(upscale(images, max(1, 64 // images.shape[-1])), columns)
 
 
 def local_batches(shards: ShardSet, run: Run, name: str) -> Batches:

@@ -11,7 +11,7 @@ from mvgan.losses import discriminator_log, generator_log, gradient_penalty, ral
 from mvgan.nets.generator import Generator, Noise
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.nets.video_discriminator import VideoDiscriminator, with_first_frame, with_reverse
-from mvgan.train.guard import SKIPPED, Guard
+from mvgan.train.guard import Guard
 from mvgan.train.pairs import to_range
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
@@ -136,7 +136,7 @@ class VideoStage:
                 stats["g_loss"] = loss.detach()
         for net in self.discriminators.values():
             net.requires_grad_(True)
-        return stats | self.guard.take_norms() | {SKIPPED: self.guard.take_skipped(self.device)}
+        return stats | self.guard.take_measures(self.device)
 
     def _step_discriminators(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
         draws = self._draws("video discriminators", progress)

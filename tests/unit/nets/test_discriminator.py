@@ -1,6 +1,7 @@
 """The discriminator of pairs: sizes, blocks and minibatch stddev against loops."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,24 +19,24 @@ SMALL = Network(z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max
 @pytest.mark.parametrize(
     ("channel_base", "num_frames", "expected"), [(32768, 2, 28_864_513), (32768, 1, 28_864_129), (16384, 2, 24_001_281)]
 )
-def test_parameters(channel_base: int, num_frames: int, expected: int) -> None:
+def test_parameters(channel_base: int, num_frames: Literal[1, 2], expected: int) -> None:
     """Reference: counts of NVIDIA's stylegan3 repository with cfg stylegan2 at 256 px, with 6 and with 3 channels."""
     with torch.device("meta"):
-        discriminator = Discriminator(Network(channel_base=channel_base), 256, num_frames)
+        discriminator = Discriminator(Network(frames=num_frames, channel_base=channel_base), 256)
     assert sum(p.numel() for p in discriminator.parameters()) == expected
 
 
 def test_the_sums_of_the_paper() -> None:
     """Reference: 9,237 parameters more for 6 channels than for 3 (ToRGB 3 * 2944 + 21, FromRGB 3 * 128); 48,776,248 at half the size."""
 
-    def parameters(channel_base: int, num_frames: int) -> int:
-        network = Network(channel_base=channel_base)
+    def parameters(channel_base: int, num_frames: Literal[1, 2]) -> int:
+        network = Network(frames=num_frames, channel_base=channel_base)
         with torch.device("meta"):
-            nets = Generator(network, 256, num_frames), Discriminator(network, 256, num_frames)
+            nets = Generator(network, 256), Discriminator(network, 256)
         return sum(p.numel() for net in nets for p in net.parameters())
 
     assert parameters(32768, 2) - parameters(32768, 1) == 9_237 == 3 * (512 * 5 + 256 + 128) + 7 * 3 + 3 * 128
-    assert parameters(16384, 2) == 48_776_248
+    assert parameters(16384, 2) == 48_776_248 and parameters(32768, 1) == 58_898_467
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 6])

@@ -1,6 +1,7 @@
 """The pair generator: sizes, which w drives which layer, noise, truncation, precision."""
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -33,10 +34,10 @@ def small(seed: int = 0, noise: float = 0.3, resolution: int = 16) -> Generator:
     ("channel_base", "mapping_layers", "num_frames", "expected"),
     [(32768, 8, 2, 30_043_191), (32768, 8, 1, 30_034_338), (32768, 2, 2, 28_467_255), (16384, 8, 2, 24_774_967)],
 )
-def test_parameters(channel_base: int, mapping_layers: int, num_frames: int, expected: int) -> None:
+def test_parameters(channel_base: int, mapping_layers: int, num_frames: Literal[1, 2], expected: int) -> None:
     """Reference: counts of NVIDIA's stylegan3 repository with cfg stylegan2 at 256 px, with 6 and with 3 channels."""
     with torch.device("meta"):
-        generator = Generator(Network(channel_base=channel_base, mapping_layers=mapping_layers), 256, num_frames)
+        generator = Generator(Network(frames=num_frames, channel_base=channel_base, mapping_layers=mapping_layers), 256)
     assert count(generator) == expected
     assert generator.synthesis.num_ws == 14
 

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from mvgan.config import Run
 from mvgan.storage.commit import Commits
 from mvgan.storage.uri import LocalStore
-from mvgan.train.guard import Diverged, Guard, NonFinite, Rollbacks
+from mvgan.train.guard import SKIPPED, Diverged, Guard, NonFinite, Rollbacks
 from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Progress
 from tests.unit.train import test_pairs as pairs
 from tests.unit.train import test_video as video
+
+
+CPU = torch.device("cpu")
 
 
 def guarded(max_skipped: int = 2) -> tuple[Guard, nn.Parameter, torch.optim.Optimizer]:
@@ -35,7 +38,7 @@ def test_a_step_is_left_out(bad: float, where: str) -> None:
     hook = weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor(1), bad)) if where == "gradient" else None
     assert not guard.descend("D", optimizer, weight.sum() if hook else weight.sum() + bad, 4)
     assert torch.equal(weight, before) and pairs.equal(optimizer.state_dict(), moments)
-    assert (guard.take_skipped(torch.device("cpu")).item(), guard.take_skipped(torch.device("cpu")).item()) == (1, 0)
+    assert [guard.take_measures(CPU)[SKIPPED].item() for _ in range(2)] == [1, 0]
     if hook:
         hook.remove()
     assert guard.descend("D", optimizer, weight.square().sum(), 8) and not torch.equal(weight, before)
@@ -52,11 +55,12 @@ def test_gradient_norms() -> None:
     guard, weight, optimizer = guarded()
     guard.descend("path length", optimizer, (weight * torch.tensor([3.0, 4.0, 12.0])).sum(), 0)
     guard.descend("D", optimizer, weight.sum() * float("nan"), 0)
-    assert {name: norm.item() for name, norm in guard.take_norms().items()} == {"path_length_grad_norm": 13.0}
+    found = guard.take_measures(CPU)
+    assert {name: value.item() for name, value in found.items()} == {"path_length_grad_norm": 13.0, SKIPPED: 1}
     guard.descend("G", optimizer, (weight * 1e38).sum(), 8)
-    assert set(guard.take_norms()) == {"g_grad_norm"} and guard.take_norms() == {}
+    assert set(guard.take_measures(CPU)) == {"g_grad_norm", SKIPPED} and set(guard.take_measures(CPU)) == {SKIPPED}
     guard.descend("G", optimizer, (weight * torch.tensor([3e38, -3e38, 1.0])).sum(), 16)
-    assert torch.isfinite(guard.take_norms()["g_grad_norm"])
+    assert torch.isfinite(guard.take_measures(CPU)["g_grad_norm"])
 
 
 def test_too_many_in_a_row_end_the_attempt() -> None:

@@ -1,6 +1,7 @@
 """A worker's part in a run: batches from windows, and going on after being killed."""
 
 import dataclasses
+import io
 import itertools
 import json
 import re
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
 from mvgan.data.windows import clip_windows, decode_window
+from mvgan.media import decode_png
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import NonFinite
@@ -208,6 +211,18 @@ def test_history(unbroken: RunFolder) -> None:
     assert {"pairs-000000000.png", "pairs-000000128.png", "video-000000096.png"} <= pictures
     losses = [record["images"] for record in outcome(unbroken, "video")[1]]
     assert losses == [24, 32, 48, 64, 72, 96]
+
+
+def test_pairs_flip_in_a_clip(unbroken: RunFolder) -> None:
+    """Its frames are the sides of the picture of the same step in turn, as near as H.264 keeps them."""
+    picture = decode_png(unbroken.store.read("samples/pairs-000000128.png"))
+    sides = picture.reshape(3, picture.shape[1], 8, 2, -1)
+    with av.open(io.BytesIO(unbroken.store.read("samples/pairs-000000128.mp4"))) as movie:
+        frames = [frame.to_ndarray(format="rgb24").transpose(2, 0, 1) for frame in movie.decode(video=0)]
+    assert len(frames) == 8
+    for number, frame in enumerate(frames):
+        ours, other = (sides[:, :, :, side].reshape(frame.shape).astype(float) for side in (number % 2, 1 - number % 2))
+        assert np.abs(frame - ours).mean() < 0.5 * np.abs(frame - other).mean()
 
 
 def test_training_a_finished_stage_again_does_nothing(unbroken: RunFolder, data: ShardSet) -> None:

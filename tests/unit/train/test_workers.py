@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from mvgan.train.exposed import EXPOSED
+
 
 SCRIPT = Path(__file__).with_name("two_workers.py")
 EPS = 1e-3
@@ -83,4 +85,5 @@ def test_two_workers_equal_one(folder: Path, case: str, monkeypatch: pytest.Monk
         assert distance(single, double) < of_change * distance(single, initial), name
     assert logged == other_logged
     for one, two in zip(wanted_logged, logged, strict=True):
+        assert 0 < two.pop(EXPOSED) < 60 and EXPOSED not in one  # nothing is waited for by one process
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
