@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -31,7 +32,7 @@ class Exposed:
         parallel.register_comm_hook(None, self._hook)
         return parallel
 
-    def _hook(self, state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+    def _hook(self, state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         if bucket.is_last():
             if bucket.buffer().is_cuda:
                 self._event = _event()
