@@ -108,6 +108,9 @@ class Pairs:
     """Pairs per step, over all workers."""
     group: int = 4
     """Pairs per logical shard and step: one minibatch-stddev group. Divides the batch."""
+    accumulate: int = 1
+    """Parts in which a worker computes its logical shards, one after another, adding up gradients: less memory, the same batch.
+    Changes numbers by rounding, and by the mean that path lengths are kept near, which is each part's own."""
     lr: float = 0.002
     """Adam learning rate of both networks."""
     r1_gamma: float = 1.0

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -115,6 +116,11 @@ def _size(rows: list[dict[str, Any]]) -> int:
 _ROW_GROUPS = _RowGroups()
 
 
+def _close(files: OrderedDict[int, pq.ParquetFile]) -> None:
+    while files:
+        files.popitem()[1].close(force=True)
+
+
 class ShardSet:
     """A finished shard set, to draw frames from. Can be pickled; files are opened when first needed.
 
@@ -134,6 +140,7 @@ class ShardSet:
         joined = "".join(shard["sha256"] for shard in manifest["shards"])
         self.content_hash = hashlib.sha256(joined.encode()).hexdigest()
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        weakref.finalize(self, _close, self._files)
         self._lock = threading.Lock()
 
     @classmethod

@@ -1,6 +1,7 @@
 """Steps of optimizers that losses and gradients allow, and what is done about those that they do not."""
 
 import logging
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -49,17 +50,22 @@ class Guard:
         self._skipped = 0
         self._norms: dict[str, Tensor] = {}
 
-    def descend(self, phase: str, optimizer: torch.optim.Optimizer, loss: Tensor, images: int) -> bool:
-        """Take the optimizer's step along the gradient of `loss` and return True, or leave it out and return False.
+    def descend(self, phase: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], images: int) -> bool:
+        """Take the optimizer's step along the gradient of the sum of `losses` and return True, or leave it out and return False.
+
+        A loss is asked for when the backward pass of the one before is over.
 
         Raises NonFinite, on all workers at once, when more than `max_skipped` steps of the phase were left out in a row.
         """
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.ranks.exposed.backward_ended()
-        # DDP has averaged the gradients, so they are the same everywhere; the loss is this worker's own.
+        seen = []
+        for loss in losses:
+            loss.backward()
+            self.ranks.exposed.backward_ended()
+            seen.append(loss.detach())
+        # DDP has averaged the gradients, so they are the same everywhere; the losses are this worker's own.
         gradients = _gradients(optimizer)
-        if self.ranks.all(_finite([loss.detach(), *gradients])):
+        if self.ranks.all(_finite([*seen, *gradients])):
             # Of gradients as large as floats go the square overflows; metrics and their sums stay numbers.
             norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(LARGE)
             self._norms[f"{phase.lower().replace(' ', '_')}_grad_norm"] = norm

@@ -91,6 +91,10 @@ class Recorder:
         )
         self.look(progress.images, record)
 
+    def close(self) -> None:
+        """Let go of the file of events; nothing is recorded after it."""
+        self.board.close()
+
 
 def _told(name: str) -> bool:
     """Whether a metric is in the lines of the log, which are for reading; all are in the files."""
@@ -124,6 +128,10 @@ class _Board:
         self.writer.flush()
         for file in Path(self.folder.name).iterdir():
             self.outbox.put(f"tensorboard/{self.name}/{file.name}", file.read_bytes())
+
+    def close(self) -> None:
+        self.writer.close()
+        self.folder.cleanup()
 
 
 def write_metrics(outbox: Outbox, name: str, history: History) -> None:

@@ -1,6 +1,8 @@
 """Stage 1: MotionStyleGAN on frame pairs (paper Sec. III-A), as StyleGAN2 trains."""
 
 import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,55 +31,57 @@ def to_range(frames: Tensor) -> Tensor:
 class _GeneratorMain(nn.Module):
     """Non-saturating loss of G; D is kept in a list, so that DDP sees the generator alone."""
 
-    def __init__(self, generator: Generator, discriminator: Discriminator, ranks: Ranks) -> None:
+    def __init__(self, generator: Generator, discriminator: Discriminator) -> None:
         super().__init__()
-        self.generator, self.ranks, self.fixed = generator, ranks, [discriminator]
+        self.generator, self.fixed = generator, [discriminator]
 
-    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, noise: Noise, shown: Shown) -> tuple[Tensor, Tensor]:
+    def forward(self, ranks: Ranks, z: Tensor, z_mix: Tensor, cutoff: Tensor, noise: Noise, shown: Shown) -> tuple[Tensor, Tensor]:
         ws = mixed_ws(self.generator, z, z_mix, cutoff)
-        logits = self.fixed[0](shown(self.generator.synthesis(ws, noise)), self.ranks.group)
-        return self.ranks.loss(generator_logistic(logits)), ws[:, 0].detach()
+        logits = self.fixed[0](shown(self.generator.synthesis(ws, noise)), ranks.group)
+        return ranks.loss(generator_logistic(logits)), ws[:, 0].detach()
 
 
 class _PathLength(nn.Module):
     """Path length regularisation of G (StyleGAN2, Eq. 4)."""
 
-    def __init__(self, generator: Generator, ranks: Ranks, weight: float) -> None:
+    def __init__(self, generator: Generator, weight: float) -> None:
         super().__init__()
-        self.generator, self.ranks, self.weight = generator, ranks, weight
+        self.generator, self.weight = generator, weight
 
-    def forward(self, z: Tensor, z_mix: Tensor, cutoff: Tensor, y: Tensor, noise: Noise, pl_mean: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ranks: Ranks, z: Tensor, z_mix: Tensor, cutoff: Tensor, y: Tensor, noise: Noise, pl_mean: Tensor
+    ) -> tuple[Tensor, Tensor]:
         ws = mixed_ws(self.generator, z, z_mix, cutoff)
         frames = self.generator.synthesis(ws, noise)
         lengths = path_lengths(frames, ws, y)
-        mean = pl_mean.lerp(self.ranks.mean(lengths), PL_DECAY)
+        mean = pl_mean.lerp(ranks.mean(lengths), PL_DECAY)
         # The zero keeps every parameter in the graph, as DDP expects: biases have no part in the lengths.
-        return self.ranks.loss((lengths - mean).square()) * self.weight + 0 * frames.sum(), mean.detach()
+        return ranks.loss((lengths - mean).square()) * self.weight + 0 * frames.sum(), mean.detach()
 
 
 class _DiscriminatorMain(nn.Module):
     """Logistic loss of D on real and generated pairs."""
 
-    def __init__(self, discriminator: Discriminator, ranks: Ranks) -> None:
+    def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()
-        self.discriminator, self.ranks = discriminator, ranks
+        self.discriminator = discriminator
 
-    def forward(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), self.ranks.group).chunk(2)
-        return self.ranks.loss(discriminator_logistic(real_logits, fake_logits)), real_logits.detach(), fake_logits.detach()
+    def forward(self, ranks: Ranks, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), ranks.group).chunk(2)
+        return ranks.loss(discriminator_logistic(real_logits, fake_logits)), real_logits.detach(), fake_logits.detach()
 
 
 class _R1(nn.Module):
     """R1 penalty of D on real pairs, with respect to what they are before augmentation."""
 
-    def __init__(self, discriminator: Discriminator, ranks: Ranks, gamma: float) -> None:
+    def __init__(self, discriminator: Discriminator, gamma: float) -> None:
         super().__init__()
-        self.discriminator, self.ranks, self.gamma = discriminator, ranks, gamma
+        self.discriminator, self.gamma = discriminator, gamma
 
-    def forward(self, real: Tensor, shown: Shown) -> Tensor:
+    def forward(self, ranks: Ranks, real: Tensor, shown: Shown) -> tuple[Tensor]:
         real = real.detach().requires_grad_(True)
-        logits = self.discriminator(shown(real), self.ranks.group)
-        return self.ranks.loss(r1_penalty(logits, real, self.gamma)) + 0 * logits.sum()
+        logits = self.discriminator(shown(real), ranks.group)
+        return (ranks.loss(r1_penalty(logits, real, self.gamma)) + 0 * logits.sum(),)
 
 
 def mixed_ws(generator: Generator, z: Tensor, z_mix: Tensor, cutoff: Tensor) -> Tensor:
@@ -92,6 +96,7 @@ class PairStage:
 
     def __init__(self, run: Run, ranks: Ranks, device: torch.device) -> None:
         self.run, self.ranks, self.device = run, ranks, device
+        self.parts = ranks.parts(run.pairs.accumulate)
         self.guard = Guard("pairs", ranks, run.max_skipped)
         config = run.pairs
         torch.manual_seed(seed_of(run.seed, "init"))
@@ -103,14 +108,40 @@ class PairStage:
         self.augmentation = Augmentation(run, ranks, device)
         self.g_optimizer = _adam(self.generator, config.lr, config.pl_every if config.pl_weight else 0)
         self.d_optimizer = _adam(self.discriminator, config.lr, config.r1_every if config.r1_gamma else 0)
-        self._g_main = ranks.parallel(_GeneratorMain(self.generator, self.discriminator, ranks))
-        self._d_main = ranks.parallel(_DiscriminatorMain(self.discriminator, ranks))
-        self._path_length = ranks.parallel(_PathLength(self.generator, ranks, config.pl_weight * config.pl_every))
-        self._r1 = ranks.parallel(_R1(self.discriminator, ranks, config.r1_gamma * config.r1_every))
+        self._g_main = ranks.parallel(_GeneratorMain(self.generator, self.discriminator))
+        self._d_main = ranks.parallel(_DiscriminatorMain(self.discriminator))
+        self._path_length = ranks.parallel(_PathLength(self.generator, config.pl_weight * config.pl_every))
+        self._r1 = ranks.parallel(_R1(self.discriminator, config.r1_gamma * config.r1_every))
 
-    def draws(self, purpose: str, progress: Progress, group: int | None = None) -> Draws:
-        """Random numbers of this step for the shards of this worker."""
-        return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, group or self.ranks.group, self.device)
+    def draws(self, purpose: str, progress: Progress, ranks: Ranks, group: int | None = None) -> Draws:
+        """Random numbers of this step for the shards of `ranks`, this worker's or those of a part."""
+        return Draws(self.run.seed, purpose, progress.images, ranks.hosted, group or ranks.group, self.device)
+
+    def _descend(
+        self,
+        name: str,
+        phase: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        arguments: Callable[[Ranks], tuple[Any, ...]],
+    ) -> list[Tensor] | None:
+        """A step of `optimizer` along the loss of `phase`, part by part; what it gives for all of them, the loss first, if it was taken.
+
+        What lies along the first dimension is put together, scalars are averaged.
+        """
+        found: list[tuple[Tensor, ...]] = []
+        shares = [ranks.num_shards / self.ranks.num_shards for ranks in self.parts]
+
+        def losses() -> Iterator[Tensor]:
+            for ranks, share in zip(self.parts, shares, strict=True):
+                with self.ranks.apart(phase) if ranks is not self.parts[-1] else nullcontext():
+                    found.append(phase(ranks, *arguments(ranks)))
+                    yield found[-1][0] * share
+
+        if not self.guard.descend(name, optimizer, losses(), progress.images):
+            return None
+        outputs = zip(*found, strict=True)
+        return [torch.cat(some) if some[0].ndim else _weighted(some, shares) for some in outputs]
 
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
         """One step on samples uint8 [n, frames, 3, h, w]; returns scalars to log, without those of phases left out. Raises NonFinite."""
@@ -122,9 +153,7 @@ class PairStage:
             stats |= self._step_path_length(progress)
         stats |= self._step_discriminator(real, progress)
         if config.r1_gamma and index % config.r1_every == 0:
-            loss = self._r1(real, self.augmentation.shown(self.draws("r1", progress)))
-            if self.guard.descend("R1", self.d_optimizer, loss, progress.images):
-                stats["r1"] = loss.detach() / config.r1_every
+            stats |= self._step_r1(real, progress)
         beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
         update_ema(self.ema, self.generator, beta)
         return stats | self.guard.take_measures(self.device)
@@ -137,40 +166,62 @@ class PairStage:
         cutoff = 1 + (place * (num_ws - 1)).floor()
         return z, z_mix, torch.where(chance < self.run.pairs.style_mixing, cutoff, num_ws)
 
+    def _of_part(self, real: Tensor, ranks: Ranks) -> Tensor:
+        """The real pairs of a part of this worker's batch."""
+        place = self.ranks.hosted.index(ranks.hosted[0]) * ranks.group
+        return real[place : place + len(ranks.hosted) * ranks.group]
+
     def _step_generator(self, progress: Progress) -> dict[str, Tensor]:
-        draws = self.draws("generator", progress)
+        def arguments(ranks: Ranks) -> tuple[Any, ...]:
+            draws = self.draws("generator", progress, ranks)
+            return *self._latents(draws), draws.noise(self.noise_shapes), self.augmentation.shown(draws)
+
         self.discriminator.requires_grad_(False)
-        loss, w = self._g_main(*self._latents(draws), draws.noise(self.noise_shapes), self.augmentation.shown(draws))
-        stepped = self.guard.descend("G", self.g_optimizer, loss, progress.images)
+        outputs = self._descend("G", self._g_main, self.g_optimizer, progress, arguments)
         self.discriminator.requires_grad_(True)
-        if not stepped:
+        if outputs is None:
             return {}
+        loss, w = outputs
         with torch.no_grad():
             self.generator.mapping.w_avg.copy_(self.ranks.mean(w).lerp(self.generator.mapping.w_avg, W_AVG_BETA))
-        return {"g_loss": loss.detach()}
+        return {"g_loss": loss}
 
     def _step_path_length(self, progress: Progress) -> dict[str, Tensor]:
-        # Half the batch is enough for this estimate (StyleGAN2, Appendix B); never across logical shards.
-        draws = self.draws("path_length", progress, max(1, self.ranks.group // 2))
-        latents = self._latents(draws)
-        y = draws.normal(self.run.network.frames, 3, self.run.resolution, self.run.resolution)
-        loss, mean = self._path_length(*latents, y, draws.noise(self.noise_shapes), self.pl_mean)
-        if not self.guard.descend("path length", self.g_optimizer, loss, progress.images):
+        def arguments(ranks: Ranks) -> tuple[Any, ...]:
+            # Half the batch is enough for this estimate (StyleGAN2, Appendix B); never across logical shards.
+            draws = self.draws("path_length", progress, ranks, max(1, ranks.group // 2))
+            latents = self._latents(draws)
+            y = draws.normal(self.run.network.frames, 3, self.run.resolution, self.run.resolution)
+            return *latents, y, draws.noise(self.noise_shapes), self.pl_mean
+
+        outputs = self._descend("path length", self._path_length, self.g_optimizer, progress, arguments)
+        if outputs is None:
             return {}
-        self.pl_mean = mean
-        return {"pl_penalty": loss.detach() / self.run.pairs.pl_every, "pl_mean": self.pl_mean}
+        loss, self.pl_mean = outputs
+        return {"pl_penalty": loss / self.run.pairs.pl_every, "pl_mean": self.pl_mean}
 
     def _step_discriminator(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
-        draws = self.draws("discriminator", progress)
-        with torch.no_grad():
-            ws = mixed_ws(self.generator, *self._latents(draws))
-            shown = self.augmentation.shown(draws)
-            fake, real = shown(self.generator.synthesis(ws, draws.noise(self.noise_shapes))), shown(real)
-        loss, real_logits, fake_logits = self._d_main(real, fake)
-        if not self.guard.descend("D", self.d_optimizer, loss, progress.images):
+        def arguments(ranks: Ranks) -> tuple[Any, ...]:
+            draws = self.draws("discriminator", progress, ranks)
+            with torch.no_grad():
+                ws = mixed_ws(self.generator, *self._latents(draws))
+                shown = self.augmentation.shown(draws)
+                fake = shown(self.generator.synthesis(ws, draws.noise(self.noise_shapes)))
+                return shown(self._of_part(real, ranks)), fake
+
+        outputs = self._descend("D", self._d_main, self.d_optimizer, progress, arguments)
+        if outputs is None:
             return {}
+        loss, real_logits, fake_logits = outputs
         signs = {"real_sign": self.ranks.loss(real_logits.sign()), "fake_sign": self.ranks.loss(fake_logits.sign())}
-        return {"d_loss": loss.detach(), **signs, **self.augmentation.observe(real_logits, progress)}
+        return {"d_loss": loss, **signs, **self.augmentation.observe(real_logits, progress)}
+
+    def _step_r1(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
+        def arguments(ranks: Ranks) -> tuple[Any, ...]:
+            return self._of_part(real, ranks), self.augmentation.shown(self.draws("r1", progress, ranks))
+
+        outputs = self._descend("R1", self._r1, self.d_optimizer, progress, arguments)
+        return {} if outputs is None else {"r1": outputs[0] / self.run.pairs.r1_every}
 
     def _parts(self) -> dict[str, Any]:
         parts = {
@@ -191,6 +242,10 @@ class PairStage:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.pl_mean = state["pl_mean"].to(self.device)
+
+
+def _weighted(scalars: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    return torch.stack([scalar.detach() * share for scalar, share in zip(scalars, shares, strict=True)]).sum()
 
 
 def _adam(net: nn.Module, lr: float, lazy_every: int) -> torch.optim.Adam:

@@ -1,12 +1,15 @@
 """The workers of a training run and the logical shards that each of them hosts."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 
 from mvgan.config import InputError
 from mvgan.train.exposed import Exposed
@@ -16,13 +19,15 @@ from mvgan.train.exposed import Exposed
 class Ranks:
     """Worker `rank` of `world`; together they host `num_shards` logical shards of `group` samples each.
 
-    Worker r hosts the shards r, r + world, ...; the batch of a step is the concatenation of the shards' groups.
+    Worker r hosts the shards r, r + world, ..., or of a part of the batch its `shards`; the batch of a step is the concatenation
+    of the shards' groups.
     """
 
     num_shards: int
     group: int
     rank: int = 0
     world: int = 1
+    shards: tuple[int, ...] | None = None
     exposed: Exposed = field(default_factory=Exposed, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -33,9 +38,9 @@ class Ranks:
             )
 
     @property
-    def hosted(self) -> range:
+    def hosted(self) -> Sequence[int]:
         """The logical shards of this worker."""
-        return range(self.rank, self.num_shards, self.world)
+        return range(self.rank, self.num_shards, self.world) if self.shards is None else self.shards
 
     @property
     def batch(self) -> int:
@@ -57,6 +62,31 @@ class Ranks:
     def parallel(self, phase: nn.Module) -> nn.Module:
         """A phase whose backward averages gradients over the workers."""
         return phase if self.world == 1 else self.exposed.watch(phase)
+
+    def parts(self, count: int) -> list["Ranks"]:
+        """The batch in `count` parts of whole shards, of which each worker hosts some; means are then over that part of all workers.
+
+        Raises InputError when a worker hosts fewer shards.
+        """
+        if count == 1:
+            return [self]
+        if count > self.num_shards // self.world:
+            raise InputError(
+                f"{count} parts of a worker's {self.num_shards // self.world} logical shards; take at most that for pairs.accumulate, "
+                "or a smaller pairs.group"
+            )
+        places = [np.array_split(range(rank, self.num_shards, self.world), count) for rank in range(self.world)]
+        return [
+            Ranks(
+                sum(len(split[part]) for split in places), self.group, self.rank, self.world,
+                tuple(places[self.rank][part].tolist()), self.exposed,
+            )
+            for part in range(count)
+        ]  # fmt: skip
+
+    def apart(self, phase: nn.Module) -> AbstractContextManager[None]:
+        """Within it a pass of `phase`, forward and backward, adds to this worker's gradients and averages none."""
+        return phase.no_sync() if isinstance(phase, DistributedDataParallel) else nullcontext()
 
     def all(self, holds: Tensor) -> bool:
         """Whether the boolean scalar `holds` is true on every worker."""

@@ -3,6 +3,7 @@
 The same function serves one process and every worker of Ray Train; only where the batches come from differs.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -29,6 +30,7 @@ from mvgan.train.export import load_weights, read_tensors
 from mvgan.train.hooks import Evaluator, History, Look, Recorder, Sampler, Say, Ticker
 from mvgan.train.initial import begin
 from mvgan.train.measure import clip_measure, pair_measure, to_uint8
+from mvgan.train.memory import too_large
 from mvgan.train.outbox import Outbox
 from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
@@ -83,7 +85,9 @@ def check_workers(run: Run, name: str, workers: int) -> None:
     """Raise InputError when a stage has no logical shard for each worker."""
     if workers < 1:
         raise InputError(f"{workers} workers cannot train; give --workers 1 or more")
-    Ranks(num_shards(run, name), group_of(run, name), 0, workers)
+    ranks = Ranks(num_shards(run, name), group_of(run, name), 0, workers)
+    if name == "pairs":
+        ranks.parts(run.pairs.accumulate)
 
 
 def plan_of(run: Run, name: str, num_videos: int) -> Plan:
@@ -112,8 +116,22 @@ class Worker:
 def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
     """Train stage `name` to its end on this worker. `epoch` is the driver's claim; returns the last progress.
 
-    Raises NonFinite on all workers together when the numbers fail, MissedCommits on the first when the storage does.
+    Raises NonFinite on all workers together when the numbers fail, MissedCommits on the first when the storage does, InputError
+    when the memory of the GPU holds no step, with the batch that it does hold.
     """
+    try:
+        return _train(folder, name, epoch, batches, worker)
+    except torch.OutOfMemoryError as error:
+        words = str(error)  # with the error go the frames of the step, and what they hold
+    ranks = Ranks(num_shards(folder.run, name), group_of(folder.run, name), worker.rank, worker.world)
+
+    def build(run: Run, some: Ranks) -> Stage:
+        return build_stage(dataclasses.replace(folder, run=run), name, some, worker.device)
+
+    raise too_large(folder.run, name, ranks, build, worker.device, words)
+
+
+def _train(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
     run = folder.run
     be_deterministic(run.deterministic)
     shards = ShardSet.open(folder.data, verify=False)
@@ -137,6 +155,7 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
             beside.callback(committer.close)
             look = Tripwires(wires_of(run, name), worker.say).look
             record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress, look)
+            beside.callback(record.close)
             hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker, look), committer]
         return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
 

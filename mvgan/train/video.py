@@ -158,7 +158,7 @@ class VideoStage:
         return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, self.ranks.group, self.device)
 
     def _descend(self, name: str, loss: Tensor, progress: Progress) -> bool:
-        return self.guard.descend(name, self.optimizers[name], loss, progress.images)
+        return self.guard.descend(name, self.optimizers[name], [loss], progress.images)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` depends on, but the progress and what stages 1 and 2 gave."""

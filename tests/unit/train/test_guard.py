@@ -33,33 +33,33 @@ def guarded(max_skipped: int = 2) -> tuple[Guard, nn.Parameter, torch.optim.Opti
 def test_a_step_is_left_out(bad: float, where: str) -> None:
     """Neither weights nor Adam's moments change, and the next good step is as if it had never been."""
     guard, weight, optimizer = guarded()
-    assert guard.descend("D", optimizer, weight.square().sum(), 0)
+    assert guard.descend("D", optimizer, [weight.square().sum()], 0)
     before, moments = weight.detach().clone(), copy.deepcopy(optimizer.state_dict())
     hook = weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor(1), bad)) if where == "gradient" else None
-    assert not guard.descend("D", optimizer, weight.sum() if hook else weight.sum() + bad, 4)
+    assert not guard.descend("D", optimizer, [weight.sum() if hook else weight.sum() + bad], 4)
     assert torch.equal(weight, before) and pairs.equal(optimizer.state_dict(), moments)
     assert [guard.take_measures(CPU)[SKIPPED].item() for _ in range(2)] == [1, 0]
     if hook:
         hook.remove()
-    assert guard.descend("D", optimizer, weight.square().sum(), 8) and not torch.equal(weight, before)
+    assert guard.descend("D", optimizer, [weight.square().sum()], 8) and not torch.equal(weight, before)
 
 
 def test_large_gradients_are_no_reason() -> None:
     """Their squares overflow; they themselves do not."""
     guard, weight, optimizer = guarded()
-    assert guard.descend("D", optimizer, (weight * 1e37).sum(), 0)
+    assert guard.descend("D", optimizer, [(weight * 1e37).sum()], 0)
 
 
 def test_gradient_norms() -> None:
     """Reference: the gradient by hand; that of a phase that is left out, or was told already, is not there."""
     guard, weight, optimizer = guarded()
-    guard.descend("path length", optimizer, (weight * torch.tensor([3.0, 4.0, 12.0])).sum(), 0)
-    guard.descend("D", optimizer, weight.sum() * float("nan"), 0)
+    guard.descend("path length", optimizer, [(weight * torch.tensor([3.0, 4.0, 12.0])).sum()], 0)
+    guard.descend("D", optimizer, [weight.sum() * float("nan")], 0)
     found = guard.take_measures(CPU)
     assert {name: value.item() for name, value in found.items()} == {"path_length_grad_norm": 13.0, SKIPPED: 1}
-    guard.descend("G", optimizer, (weight * 1e38).sum(), 8)
+    guard.descend("G", optimizer, [(weight * 1e38).sum()], 8)
     assert set(guard.take_measures(CPU)) == {"g_grad_norm", SKIPPED} and set(guard.take_measures(CPU)) == {SKIPPED}
-    guard.descend("G", optimizer, (weight * torch.tensor([3e38, -3e38, 1.0])).sum(), 16)
+    guard.descend("G", optimizer, [(weight * torch.tensor([3e38, -3e38, 1.0])).sum()], 16)
     assert torch.isfinite(guard.take_measures(CPU)["g_grad_norm"])
 
 
@@ -68,7 +68,7 @@ def test_too_many_in_a_row_end_the_attempt() -> None:
     guard, weight, optimizer = guarded(max_skipped=2)
 
     def step(phase: str, good: bool) -> bool:
-        return guard.descend(phase, optimizer, weight.sum() * (1 if good else float("nan")), 40)
+        return guard.descend(phase, optimizer, [weight.sum() * (1 if good else float("nan"))], 40)
 
     for _ in range(3):
         assert not step("R1", False) and not step("R1", False) and step("R1", True)
@@ -81,7 +81,7 @@ def test_too_many_in_a_row_end_the_attempt() -> None:
 def test_no_tolerance() -> None:
     guard, weight, optimizer = guarded(max_skipped=0)
     with pytest.raises(NonFinite):
-        guard.descend("D", optimizer, weight.sum() / 0, 0)
+        guard.descend("D", optimizer, [weight.sum() / 0], 0)
 
 
 def poison(stage: Any, phase: str) -> Any:
@@ -95,7 +95,7 @@ def poison(stage: Any, phase: str) -> Any:
         # The values stay: it is the gradient that goes wrong.
         loss = loss + 0 * loss
         loss.register_hook(lambda grad: grad * float("nan"))
-        return (loss, *rest) if rest else loss
+        return (loss, *rest) if isinstance(output, tuple) else loss
 
     return module.register_forward_hook(bad)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvgan.config import Network, Pairs, Run
+from mvgan.config import InputError, Network, Pairs, Run
 from mvgan.train.ema import ema_beta
 from mvgan.train.guard import SKIPPED
 from mvgan.train.pairs import PairStage, mixed_ws, to_range
@@ -31,8 +31,8 @@ def build(**changes: Any) -> PairStage:
     return PairStage(run, Ranks(run.pairs.batch // run.pairs.group, run.pairs.group), CPU)
 
 
-def batch(images: int = 0) -> Tensor:
-    return torch.randint(0, 256, (8, 2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(images))
+def batch(images: int = 0, size: int = 8) -> Tensor:
+    return torch.randint(0, 256, (size, 2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(images))
 
 
 def batches(images: int) -> Iterator[Tensor]:
@@ -192,6 +192,39 @@ def test_running_mean_of_w() -> None:
     torch.testing.assert_close(stage.generator.mapping.w_avg, expected)
 
 
+@pytest.mark.parametrize("changes", [{}, {"augment": "ada", "ada_interval": 1, "ada_target": 1.0, "ada_kimg": 0.05}])
+def test_parts_add_up_to_the_batch(changes: dict[str, Any]) -> None:
+    """Reference: the batch at once, for two steps of all phases but path length; D never sees more than a part and its fakes."""
+    changes |= {"batch": 12, "r1_every": 1, "pl_weight": 0.0}
+    whole, parts = build(**changes), build(accumulate=2, **changes)
+    seen: list[int] = []
+    parts.discriminator.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    for step in range(2):
+        expected, found = (stage.step(batch(step, 12), Progress(12 * step)) for stage in (whole, parts))
+        assert {name: float(x) for name, x in found.items()} == pytest.approx(
+            {k: float(x) for k, x in expected.items()}, rel=1e-3, abs=1e-5
+        )
+    assert set(seen) == {8, 16, 4}, "parts of 8 and 4 pairs, with as many fakes in D's main phase"
+    ours, theirs = (torch.cat([p.flatten() for p in stage.discriminator.parameters()]) for stage in (parts, whole))
+    assert (ours - theirs).norm() < 1e-3 * (theirs - torch.cat([p.flatten() for p in build(**changes).discriminator.parameters()])).norm()
+
+
+def test_path_lengths_in_parts() -> None:
+    """Reference: the batch at once. The first penalty and mean do not depend on the parts; gradients differ by what means are worth."""
+    whole, parts = build(batch=16, pl_every=1), build(batch=16, pl_every=1, accumulate=2)
+    expected, found = (stage._step_path_length(Progress()) for stage in (whole, parts))
+    assert found["pl_mean"].item() == pytest.approx(expected["pl_mean"].item(), rel=1e-5)
+    assert found["pl_penalty"].item() == pytest.approx(expected["pl_penalty"].item(), rel=0.01)
+    ours, theirs = ([p.grad for p in stage.generator.parameters() if p.grad is not None] for stage in (parts, whole))
+    difference = sum(float((a - b).square().sum()) for a, b in zip(ours, theirs, strict=True)) ** 0.5
+    assert difference < 0.05 * sum(float(b.square().sum()) for b in theirs) ** 0.5
+
+
+def test_more_parts_than_shards_are_the_users_mistake() -> None:
+    with pytest.raises(InputError, match="3 parts of a worker's 2 logical shards"):
+        build(accumulate=3)
+
+
 def test_path_length_mean() -> None:
     """It starts at 0 and moves 0.01 of the way to the mean length: positive and growing at first."""
     stage = build(pl_every=1)
@@ -224,7 +257,7 @@ def test_the_discriminator_sees_logical_shards_as_groups() -> None:
     """Real and generated samples never share a minibatch-stddev group: moving a group does not change another group's logits."""
     stage = build()
     real, fake = to_range(batch(1)), to_range(batch(2))
-    _, real_logits, fake_logits = stage._d_main(real, fake)
+    _, real_logits, fake_logits = stage._d_main(stage.ranks, real, fake)
     for part in (slice(0, 4), slice(4, 8)):
         torch.testing.assert_close(real_logits[part], stage.discriminator(real[part], 4).detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fake_logits[part], stage.discriminator(fake[part], 4).detach(), rtol=1e-4, atol=1e-5)
