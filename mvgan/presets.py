@@ -53,6 +53,41 @@ def smoke() -> Run:
     )  # fmt: skip
 
 
+def gpu64() -> Run:
+    """Any videos at 64 px, on one GPU: `python -m jobs.pipeline --preset gpu64 --videos folder --gpu`.
+
+    StyleGAN2-ADA's rules for one GPU (batch 32, R1 gamma 0.0002 px^2 / batch, half the channels of the paper's networks), its ADA and
+    mirroring, with the paper's codes and video networks. Not yet run: for how long stage 1 takes see docs/benchmarks.md.
+    """
+    return _one_gpu(64, total_kimg=2000)
+
+
+def gpu128() -> Run:
+    """Any videos at 128 px, on one GPU: `python -m jobs.pipeline --preset gpu128 --videos folder --gpu`.
+
+    As gpu64. Not yet run.
+    """
+    return _one_gpu(128, total_kimg=4000)
+
+
+def _one_gpu(resolution: int, *, total_kimg: float) -> Run:
+    batch = 32
+    return Run(
+        resolution=resolution,
+        interval=(4,),
+        stride=4,
+        num_codes=30,
+        latents=10,
+        network=Network(mapping_layers=2, channel_base=16384),
+        pairs=Pairs(
+            total_kimg=total_kimg, batch=batch, lr=0.0025, r1_gamma=0.0002 * resolution**2 / batch, mirror=True, ema_kimg=batch * 10 / 32,
+            augment="ada", tick_kimg=8, commit_kimg=200,
+        ),
+        codes=Codes(select="best"),
+        video=Video(total_clips=20000, num_frames=16, hidden=512, residual=0.03, step="motion", lr=1e-4, batch=16),
+    )  # fmt: skip
+
+
 def _paper(*, batch: int, epochs: int) -> Run:
     """What the paper's three data sets share (Sec. IV, Appendix VII-B and the released code)."""
     return Run(
@@ -94,7 +129,7 @@ def skytimelapse() -> Run:
     return _paper(batch=32, epochs=20)
 
 
-PRESETS: dict[str, Callable[[], Run]] = {f.__name__: f for f in (demo, smoke, ucf101, faceforensics, skytimelapse)}
+PRESETS: dict[str, Callable[[], Run]] = {f.__name__: f for f in (demo, smoke, gpu64, gpu128, ucf101, faceforensics, skytimelapse)}
 
 
 def preset(name: str) -> Run:

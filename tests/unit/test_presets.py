@@ -73,7 +73,9 @@ def test_presets_explain_themselves(name: str) -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(InputError, match="unknown preset 'big'; choose one of demo, smoke, ucf101, faceforensics, skytimelapse"):
+    with pytest.raises(
+        InputError, match="unknown preset 'big'; choose one of demo, smoke, gpu64, gpu128, ucf101, faceforensics, skytimelapse"
+    ):
         preset("big")
 
 
