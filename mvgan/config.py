@@ -94,8 +94,8 @@ class Network:
     """Most channels of any layer."""
     noise: bool = True
     """Inject noise after each convolution of the generator."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Precision of the convolutions in training; weights and sums stay fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Precision of the convolutions in training; weights and sums stay fp32. fp16 clamps activations, as its numbers end early."""
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,21 @@ from torch import Tensor, nn
 
 from mvgan.config import Network, num_channels
 from mvgan.nets.fir import upsample
-from mvgan.nets.ops import GAIN, Linear, leaky_relu, modulated_conv2d, normalize_second_moment
+from mvgan.nets.ops import GAIN, Linear, bounded, leaky_relu, modulated_conv2d, normalize_second_moment
 
 
 Noise = Callable[[int, int], Tensor]
 """Gives the noise map [n, 1, res, res] of the layer with this index and resolution."""
 
-BF16_RESOLUTION = 16
-"""Lowest resolution computed in bf16: below it the work is small, and errors would reach every pixel."""
+HALF_RESOLUTION = 16
+"""Lowest resolution computed in bf16 or fp16: below it the work is small, and errors would reach every pixel."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def block_dtype(network: Network, resolution: int) -> torch.dtype:
     """Precision of the convolutions of a block in training."""
-    return torch.bfloat16 if network.precision == "bf16" and resolution >= BF16_RESOLUTION else torch.float32
+    return DTYPES[network.precision] if resolution >= HALF_RESOLUTION else torch.float32
 
 
 class Mapping(nn.Module):
@@ -81,7 +83,7 @@ class ToFrames(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """[n, c, h, w] -> [n, num_colours, h, w] in float32, where the blocks' outputs are summed."""
-        y = modulated_conv2d(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
+        y = bounded(modulated_conv2d(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False))
         return y.to(self.bias.dtype) + self.bias[:, None, None]
 
 

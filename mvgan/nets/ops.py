@@ -16,9 +16,18 @@ GAIN = math.sqrt(2)
 """Gain of a leaky ReLU that keeps the variance of its input."""
 
 
+CLAMP = 256.0
+"""Bound on activations in fp16, whose numbers end at 65504 (StyleGAN2-ADA's conv_clamp)."""
+
+
+def bounded(x: Tensor) -> Tensor:
+    """Activations of a layer: in fp16 within CLAMP, else as they are."""
+    return x.clamp(-CLAMP, CLAMP) if x.dtype == torch.float16 else x
+
+
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2. A positive gain passes through it, so the layer before it applies GAIN to small tensors."""
-    return F.leaky_relu(x, 0.2)
+    """Leaky ReLU of slope 0.2, bounded. A positive gain passes through it, so the layer before it applies GAIN to small tensors."""
+    return bounded(F.leaky_relu(x, 0.2))
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -55,9 +64,12 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: b
 
     x [n, c_in, h, w], weight [c_out, c_in, k, k] with k odd, styles [n, c_in], gains around 1.
     With `up` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a
-    demodulated result.
-    Source: StyleGAN2, Eq. 1 and 3.
+    demodulated result. In fp16 styles and kernels are first brought to sizes of 1, which demodulation takes out again.
+    Source: StyleGAN2, Eq. 1 and 3; StyleGAN2-ADA for fp16.
     """
+    if demodulate and x.dtype == torch.float16:
+        styles = styles / styles.abs().amax(dim=1, keepdim=True)
+        weight = weight / (weight.abs().amax(dim=(1, 2, 3), keepdim=True) * math.sqrt(weight[0].numel()))
     scaled = x * styles.to(x.dtype)[:, :, None, None]
     kernel = weight.to(x.dtype)
     if up:

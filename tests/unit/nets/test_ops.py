@@ -69,6 +69,23 @@ def test_convolution(kernel: int, down: bool) -> None:
     torch.testing.assert_close(conv(x).detach(), torch.from_numpy(expected), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("up", [False, True])
+def test_modulation_in_fp16_does_not_overflow(up: bool) -> None:
+    """Reference: float64. Styles of 1e5 and kernels of 1e3 are beyond fp16, their demodulated result is not; nor are gradients."""
+    x, weight, styles = normal(2, 6, 8, 8), normal(5, 6, 3, 3) * 1e3, normal(2, 6) * 1e5
+    exact = modulated_conv2d(x, weight, styles, up=up)
+    small, kernel, size = x.half().requires_grad_(True), weight.float().requires_grad_(True), styles.float().requires_grad_(True)
+    found = modulated_conv2d(small, kernel, size, up=up)
+    assert found.dtype == torch.float16 and ((found.double() - exact).norm() / exact.norm()).item() < 2e-3
+    for grad in torch.autograd.grad(found.float().square().sum(), (small, kernel, size)):
+        assert grad.isfinite().all() and grad.abs().sum() > 0
+
+
+def test_activations_are_bounded_in_fp16_alone() -> None:
+    x = torch.tensor([-6e4, -10.0, 300.0])
+    assert leaky_relu(x.half()).tolist() == [-256, -2, 256] and leaky_relu(x).tolist() == [-12000, -2, 300]
+
+
 def test_linear() -> None:
     """Reference: the formula of the equalised learning rate; the effective weights are N(0, 1 / in_features) for any multiplier."""
     torch.manual_seed(0)
