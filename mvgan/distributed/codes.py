@@ -26,9 +26,8 @@ def find_codes(folder: RunFolder, resources: Resources) -> None:
         check_room(resources)
         export_weights(folder, "pairs")  # codes.select may have changed since stage 1 ended
         epoch = folder.commits("codes").claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-        samples: list[Sample] = run_tasks(
-            _factorize, [(folder.uri, index) for index in range(folder.run.latents)], resources, "codes", "latents", LOWER
-        )
+        arguments = [(folder.uri, index) for index in range(folder.run.latents)]
+        samples: list[Sample] = list(run_tasks(_factorize, arguments, resources, "codes", "latents", LOWER))
         tensors, summary = combine(samples, folder.run)
         measures = _measures(folder, tensors, resources)
         files = stage.commit_files(folder, tensors, summary, measures)
@@ -40,7 +39,7 @@ def _measures(folder: RunFolder, tensors: dict[str, Tensor], resources: Resource
     """Edit ratios of each method and direction; prints them."""
     found = stage.to_measure(tensors, folder.run)
     arguments = [(folder.uri, codes, direction) for (_, direction), codes in found.items()]
-    results = run_tasks(_measure, arguments, resources, "codes", "edit measures", LOWER)
+    results = list(run_tasks(_measure, arguments, resources, "codes", "edit measures", LOWER))
     for (method, direction), result in zip(found, results, strict=True):
         print(
             f"codes: {method} {direction}: edited over kept frame, median {result['median']:.2f}, worst {result['worst']:.2f}", flush=True

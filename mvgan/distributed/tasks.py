@@ -1,7 +1,7 @@
 """Many independent tasks on Ray, whose results are put in the order of the tasks."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,17 @@ POLL_S = 5.0
 """Time between two looks whether the cluster still has room for the tasks."""
 
 IN_FLIGHT = 64
-"""Most tasks submitted at once, which bounds the results that wait."""
+"""Most tasks submitted at once, and that many times AHEAD most results that wait for one before them."""
+
+AHEAD = 4
+
+TELL_S = 1.0
+"""Least time between two lines of progress, but for the last."""
 
 
 def run_tasks(
     function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: Resources, verb: str, unit: str, lower: str
-) -> list[Any]:
+) -> Iterator[Any]:
     """Results of one task per tuple of arguments, in their order whatever the order of arrival; prints progress as `verb`.
 
     Raises Ended where a task fails for good, with `lower` as what to do when it ran out of memory.
@@ -33,9 +38,9 @@ def run_tasks(
     results: dict[int, Any] = {}
     lost = RoomLost(replace(resources, workers=1))  # one task after another is enough to go on
     waiting: dict[Any, int] = {}
-    started, submitted = time.monotonic(), 0
-    while len(results) < len(arguments):
-        while submitted < len(arguments) and len(waiting) < IN_FLIGHT:
+    started, told, submitted, given = time.monotonic(), 0.0, 0, 0
+    while given < len(arguments):
+        while submitted < min(len(arguments), given + AHEAD * IN_FLIGHT) and len(waiting) < IN_FLIGHT:
             waiting[remote.remote(*arguments[submitted])] = submitted
             submitted += 1
         ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
@@ -48,10 +53,13 @@ def run_tasks(
             results[waiting.pop(done)] = ray.get(done)
         except ray.exceptions.RayError as error:
             end_with(error, verb, lower)
-        elapsed_s = time.monotonic() - started
-        eta_s = elapsed_s / len(results) * (len(arguments) - len(results))
-        print(f"{verb}: {len(results)}/{len(arguments)} {unit}, {elapsed_s:.0f} s, ETA {eta_s:.0f} s", flush=True)
-    return [results[index] for index in range(len(arguments))]
+        finished, elapsed_s = given + len(results), time.monotonic() - started
+        if finished == len(arguments) or elapsed_s >= told + TELL_S:
+            told, eta_s = elapsed_s, elapsed_s / finished * (len(arguments) - finished)
+            print(f"{verb}: {finished}/{len(arguments)} {unit}, {elapsed_s:.0f} s, ETA {eta_s:.0f} s", flush=True)
+        while given in results:
+            yield results.pop(given)
+            given += 1
 
 
 def task_device() -> torch.device:

@@ -2,14 +2,16 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mvgan.evaluation.parts import Arrays, Told, kept
-from mvgan.metrics.frechet import RESAMPLES, drawn, frechet_distance, resampled_distance
+from mvgan.config import InputError
+from mvgan.evaluation.kept import Arrays, Lost, kept
+from mvgan.evaluation.parts import Told
+from mvgan.metrics.frechet import RESAMPLES, drawn, resampled_distance, signed_distance
 from mvgan.metrics.moments import PART, Factored, Moments
 from mvgan.storage.uri import Store
 
@@ -18,22 +20,28 @@ DRAWS_TOGETHER = 5
 """Resamples of one task, which reads the features once for all of them and holds two factors [d, d] of each."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Samples:
     """The samples of one repeat, as the parts whose features are kept.
 
     parts: key and number of samples of each, in order. arrays: names of their features. figures: what else is known of all of them.
     """
 
-    parts: tuple[tuple[str, int], ...]
-    arrays: tuple[str, ...]
-    figures: Arrays
+    parts: tuple[tuple[str, int], ...] = ()
+    arrays: tuple[str, ...] = ()
+    figures: Arrays = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, parts: Sequence[tuple[str, Told]]) -> "Samples":
-        """Those of the parts with these keys."""
-        arrays = parts[0][1].arrays if parts else ()
-        return cls(tuple((key, told.count) for key, told in parts), arrays, join([told.figures for _, told in parts]))
+    def add(self, key: str, told: Told) -> None:
+        """Take in one more part, of the same kind as those before."""
+        self.parts, self.arrays = (*self.parts, (key, told.count)), told.arrays
+        self.figures = (
+            {
+                name: np.concatenate([self.figures[name], value]) if name in ROWS else self.figures[name] + value
+                for name, value in told.figures.items()
+            }
+            if self.figures
+            else dict(told.figures)
+        )
 
     @property
     def count(self) -> int:
@@ -43,12 +51,6 @@ class Samples:
 
 ROWS = ("probabilities", "motion", "within")
 """Figures with a row a sample; the others are sums over samples."""
-
-
-def join(parts: Sequence[Arrays]) -> Arrays:
-    """The figures of all parts together, which are of one kind; none of none."""
-    keys = parts[0].keys() if parts else ()
-    return {key: np.concatenate([part[key] for part in parts]) if key in ROWS else sum(part[key] for part in parts) for key in keys}  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,14 @@ def comparisons(real: Sequence[Samples], generated: Sequence[Samples]) -> list[C
 
 
 def compared(store: Store, comparison: Comparison) -> list[float]:
-    """The distances of one task."""
+    """The distances of one task; of the samples themselves as it comes out, by rounding perhaps below zero.
+
+    Raises InputError when what was kept of them has gone meanwhile.
+    """
     both = comparison.real, comparison.generated
     if not comparison.resamples:
         one, two = (functools.reduce(Moments.merge, map(Moments.of, _blocks(store, parts, comparison.array))) for parts in both)
-        return [frechet_distance(one, two)]
+        return [signed_distance(one, two)]
     sides = [_resampled(store, parts, comparison, side) for side, parts in enumerate(both)]
     return [resampled_distance(*factors) for factors in zip(*sides, strict=True)]
 
@@ -110,8 +115,13 @@ def _resampled(store: Store, parts: tuple[tuple[str, int], ...], comparison: Com
 def _blocks(store: Store, parts: Sequence[tuple[str, int]], array: str) -> Iterator[Tensor]:
     """The features of all parts, in blocks of PART samples."""
     held: list[Tensor] = []
-    for key, _ in parts:
-        held.append(torch.from_numpy(kept(store, key)[array]))
+    for key, count in parts:
+        try:
+            rows = kept(store, key, (array,))[array]
+        except Lost as error:
+            raise InputError(f"{error}: removed or damaged while it was evaluated; evaluate again") from None
+        assert len(rows) == count
+        held.append(torch.from_numpy(rows))
         while sum(map(len, held)) >= PART:
             block = torch.cat(held)
             held = [block[PART:]]

@@ -2,9 +2,7 @@
 
 import functools
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from torch import Tensor
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Item, decode_window
+from mvgan.evaluation.kept import Arrays, keep, kept
 from mvgan.evaluation.question import TRAINING, Question
 from mvgan.evaluation.subject import Subject, pair_generator, video_generator
 from mvgan.metrics.clips import ClipSums
@@ -27,9 +26,7 @@ from mvgan.storage.uri import Store
 from mvgan.train.measure import TOGETHER, drawn_items, generated_pairs
 
 
-CACHE = "evaluation/features"
-
-FORMAT = 1
+FORMAT = 2
 """Counted up when samples or built-in features are computed otherwise, so that older figures are not taken for the same."""
 
 CLIP_FRAMES = 512
@@ -37,10 +34,6 @@ CLIP_FRAMES = 512
 
 FEATURES = ("features", "former", "latter")
 """Arrays [n, d] that are compared; the other figures of a part are small."""
-
-Arrays = dict[str, np.ndarray]
-"""The figures of a part: `features` [n, d], of pairs by a file's network `former` and `latter`, of classes `probabilities` [n, classes];
-of clips also what ClipSums holds."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +153,9 @@ def generated_parts(subject: Subject, question: Question) -> list[list[Part]]:
 
 
 def figures_of(part: Part, device: torch.device) -> Arrays:
-    """The figures of the samples of `part`."""
+    """The figures of the samples of `part`: `features` [n, d], of pairs by a file's network `former` and `latter`, of classes
+    `probabilities` [n, classes]; of clips also what ClipSums holds.
+    """
     with full_precision():
         samples = _real(part) if part.subject is None else _generated(part, part.subject, device)
         found = _features(part.measure, part.network, device)(torch.from_numpy(samples)).numpy()
@@ -208,52 +203,30 @@ def _built_in(measure: str, device: torch.device) -> PairFeatures | ClipFeatures
 class Told:
     """What the task of a part tells: its features stay where they are kept.
 
-    known: whether an earlier evaluation has computed them. arrays: names of its features. figures: the other ones.
+    arrays: names of its features. figures: the other ones.
     """
 
-    known: bool
     count: int
     arrays: tuple[str, ...]
     figures: Arrays
 
 
-def tell(store: Store, part: Part, device: torch.device) -> Told:
-    """Have the figures of `part` kept in the run folder, computed unless they are."""
-    found = cached(store, part)
-    figures = figures_of(part, device) if found is None else found
-    if found is None:
-        keep(store, part, figures)
+def compute(store: Store, part: Part, device: torch.device) -> Told:
+    """Compute the figures of `part`, and keep them at once, so that an evaluation that is killed goes on from there."""
+    figures = figures_of(part, device)
+    keep(store, part.key, figures)
+    return _told(figures)
+
+
+def recall(store: Store, part: Part) -> Told:
+    """What an evaluation has kept of `part`. Raises Lost."""
+    return _told(kept(store, part.key))
+
+
+def _told(figures: Arrays) -> Told:
     arrays = tuple(key for key in FEATURES if key in figures)
     count = next(len(figures[key]) for key in (*FEATURES, "probabilities") if key in figures)
-    return Told(found is not None, count, arrays, {key: value for key, value in figures.items() if key not in arrays})
-
-
-def cached(store: Store, part: Part) -> Arrays | None:
-    """The figures of `part`, where an evaluation has left them in the run folder."""
-    if not store.exists(_place(part.key)):
-        return None
-    try:
-        return kept(store, part.key)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        print(f"evaluate: {store.uri}/{_place(part.key)} is damaged ({error}), and computed again", flush=True)
-        return None
-
-
-def kept(store: Store, key: str) -> Arrays:
-    """The figures of the part with this key, which are kept."""
-    with np.load(io.BytesIO(store.read(_place(key))), allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def keep(store: Store, part: Part, figures: Arrays) -> None:
-    """Leave the figures of `part` for later evaluations."""
-    out = io.BytesIO()
-    np.savez(out, allow_pickle=False, **figures)
-    store.write(_place(part.key), out.getvalue())
-
-
-def _place(key: str) -> str:
-    return f"{CACHE}/{key}.npz"
+    return Told(count, arrays, {key: value for key, value in figures.items() if key not in arrays})
 
 
 def _split(samples: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -58,6 +58,8 @@ def ask(
     if measure == "classes" and network is None:
         raise InputError("--measure classes needs the probabilities of a network; give --features and --features-sha256 of a C3D file")
     given = {"--frames": frames, "--generated": generated, "--seed": seed}
+    if measure == "classes" and protocol == TRAINING:
+        raise InputError(f"training takes no Inception Score; give another --protocol than {TRAINING}")
     if protocol == TRAINING:
         if any(value is not None for value in given.values()):
             raise InputError(f"--protocol {TRAINING} takes those of the run; leave {', '.join(given)} away")

@@ -11,7 +11,8 @@ import torch
 
 from mvgan.data.shards import ShardSet
 from mvgan.evaluation.distances import Distance, Samples
-from mvgan.evaluation.parts import Arrays, features_sha256
+from mvgan.evaluation.kept import Arrays
+from mvgan.evaluation.parts import features_sha256
 from mvgan.evaluation.question import PROTOCOL_WORDS, Question
 from mvgan.evaluation.subject import Subject
 from mvgan.metrics.clips import ClipSums, compare
@@ -37,7 +38,7 @@ def measure(
 ) -> dict[str, Any]:
     """The result from the samples of each repeat and their distances by the features they are of; a score of classes needs none."""
     repeats = [_score(ours) for ours in generated] if question.measure == "classes" else [_distances(found) for found in distances]
-    means = {key: float(np.mean([figures[key] for figures in repeats])) for key in repeats[0]}
+    means = {key: float(np.mean([figures[key] for figures in repeats if key in figures])) for key in {**repeats[0], **repeats[-1]}}
     if len(repeats) > 1:
         means["error"] = float(np.std([next(iter(figures.values())) for figures in repeats], ddof=1))
     clips = {"clips": _compared(generated[0].figures, real[0].figures)} if question.measure == "clips" else {}
@@ -92,11 +93,15 @@ def _score(generated: Samples) -> dict[str, float]:
 
 def _distances(found: Mapping[str, Distance]) -> dict[str, float]:
     """The figures of one repeat; the first is the one that counts."""
-    figures = {"distance": float(np.mean([distance.value for distance in found.values()]))}
-    resampled = [distance.resampled for distance in found.values()]
-    if all(resampled):
-        figures["error"] = float(np.std(np.mean(resampled, axis=0), ddof=1))
-    return figures if len(found) == 1 else figures | {array: distance.value for array, distance in found.items()}
+    values = {array: max(distance.value, 0.0) for array, distance in found.items()}
+    resampled = {array: distance.resampled for array, distance in found.items() if distance.resampled}
+    figures = {"distance": float(np.mean(list(values.values())))}
+    if resampled:
+        figures["error"] = float(np.std(np.mean(list(resampled.values()), axis=0), ddof=1))
+    if len(found) > 1:
+        figures |= values | {f"{array}_error": float(np.std(some, ddof=1)) for array, some in resampled.items()}
+    below = [distance.value for distance in found.values() if distance.value < 0]
+    return figures | ({"below_zero_by_rounding": min(below)} if below else {})
 
 
 def _compared(generated: Arrays, real: Arrays) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def _prepared(question: Question) -> str:
 
 def result_path(question: Question, result: dict[str, Any]) -> str:
     """Where the result belongs in the run folder: another place for other features, data or networks, so that none is lost."""
-    hashes = "".join(result[key] for key in ("features_sha256", "data_content_hash", "generator_sha256"))
+    hashes = "".join(result[key] for key in ("features_sha256", "data_content_hash", "generator_sha256", "subject"))
     name = f"{question.measure}-{question.protocol}-{question.num_frames}-{question.generated}-{question.seed}"
     return f"evaluation/{name}-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}.json"
 

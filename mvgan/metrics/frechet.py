@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 ACCURACY = 1e-7
 """Most that the faster way may lose of tr (A B)^(1/2), by a bound that rounding hardly ever reaches; else the other is taken."""
 
+BELOW_ZERO = "a Frechet distance of %.2g is below zero by rounding, and counts as 0"
+
 RESAMPLES = 20
 """Draws with replacement behind an error."""
 
@@ -23,16 +25,21 @@ POWER_STEPS = 20
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of the covariances A and B (Heusel et al. 2017, eq. 6)."""
+    distance = signed_distance(a, b)
+    if distance < 0:  # by rounding: it is the difference of numbers as large as the traces
+        logger.warning(BELOW_ZERO, distance)
+    return max(distance, 0.0)
+
+
+def signed_distance(a: Moments, b: Moments) -> float:
+    """The same as it comes out, by rounding perhaps below zero."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} dimensions cannot be compared")
     first, second = a.covariance, b.covariance
     cross = _root_trace_of_full_rank(first, second) if min(a.n, b.n) > len(a.mean) else None
     if cross is None:
         cross = _root_trace(first, second)
-    distance = float(_distance(a.mean, first.trace(), b.mean, second.trace(), cross))
-    if distance < 0:  # by rounding: it is the difference of numbers as large as the traces
-        logger.warning("a Frechet distance of %.2g is below zero by rounding, and counts as 0", distance)
-    return max(distance, 0.0)
+    return float(_distance(a.mean, first.trace(), b.mean, second.trace(), cross))
 
 
 def frechet_error(a: Tensor, b: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> float:

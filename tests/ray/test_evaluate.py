@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ def test_tasks_in_any_order_give_the_bits_of_one_process(
     alone = read_run(shutil.copytree(tiny_run.uri, tmp_path / "alone"))
     expected = list(answers(alone, shards, question, real, found, one_by_one))
 
-    run_tasks: Callable[..., list[Any]] = on_ray.run_tasks
+    run_tasks: Callable[..., Iterator[Any]] = on_ray.run_tasks
 
-    def backwards(function: Any, arguments: list[Any], *others: Any) -> list[Any]:
-        return run_tasks(function, arguments[::-1], *others)[::-1]
+    def backwards(function: Any, arguments: list[Any], *others: Any) -> Iterator[Any]:
+        return iter(list(run_tasks(function, arguments[::-1], *others))[::-1])
 
     for name, tasks in (("forward", run_tasks), ("backwards", backwards)):
         monkeypatch.setattr(on_ray, "run_tasks", tasks)
@@ -51,6 +51,11 @@ def test_tasks_in_any_order_give_the_bits_of_one_process(
         assert list(on_ray.evaluate(folder, shards, question, real, found, Resources())) == expected
         assert told_parts(capsys) == (count, 0)
 
+    damaged, *_ = Path(folder.uri, "evaluation/features").iterdir()
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert list(on_ray.evaluate(folder, shards, question, real, found, Resources())) == expected
+    assert f"{damaged.name} is damaged, and computed again" in (said := capsys.readouterr().out)
+    assert "parts of" not in said and "waits for room" not in said
     monkeypatch.setattr(cut, "figures_of", lambda *_: pytest.fail("computed again"))
     assert list(answers(folder, shards, question, real, found, one_by_one)) == expected
     assert told_parts(capsys) == (count, count)

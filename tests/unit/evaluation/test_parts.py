@@ -10,7 +10,8 @@ import torch
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Item
-from mvgan.evaluation.parts import Part, cached, figures_of, generated_parts, keep, real_parts
+from mvgan.evaluation.kept import Lost, keep, kept
+from mvgan.evaluation.parts import Part, figures_of, generated_parts, real_parts
 from mvgan.evaluation.question import PROTOCOL_WORDS, Measure, Question, ask
 from mvgan.evaluation.subject import Subject, subjects
 from mvgan.metrics.clips import ClipSums
@@ -132,21 +133,13 @@ def test_the_cache_knows_what_figures_depend_on(tmp_path: Path, exported: Subjec
     assert len({part.key, *(other.key for other in others)}) == 11
     assert dataclasses.replace(part, source="moved").key == part.key
     store, figures = LocalStore(str(tmp_path)), {"features": np.random.default_rng(0).standard_normal((2, 96)), "square": np.array(3.0)}
-    assert cached(store, part) is None
-    keep(store, part, figures)
-    found = cached(store, part)
-    assert found is not None and found.keys() == figures.keys()
+    with pytest.raises(Lost, match="is gone"):
+        kept(store, part.key)
+    keep(store, part.key, figures)
+    found = kept(store, part.key)
+    assert found.keys() == figures.keys()
     for key, value in figures.items():
         np.testing.assert_array_equal(found[key], value)
-
-
-@pytest.mark.parametrize("cut", [0, 30])
-def test_damaged_figures_are_computed_again(tmp_path: Path, cut: int, capsys: pytest.CaptureFixture[str]) -> None:
-    store, part = LocalStore(str(tmp_path)), Part("clips", "a", "hash")
-    keep(store, part, {"features": np.ones((2, 96))})
-    (path,) = (tmp_path / "evaluation/features").iterdir()
-    path.write_bytes(path.read_bytes()[:cut])
-    assert cached(store, part) is None and "is damaged" in capsys.readouterr().out
 
 
 def test_long_clips_come_in_smaller_parts(tiny_run: RunFolder, exported: Subject) -> None:
@@ -181,6 +174,7 @@ def test_what_can_be_asked(tiny_run: RunFolder) -> None:
         (("clips", "other", None, None, None, None), "choose one of styleganv"),
         (("classes", "digan", None, None, None, None), "needs the probabilities of a network"),
         (("clips", "training", 16, None, None, None), "takes those of the run"),
+        (("classes", "training", None, None, None, NetworkFile("x", "0")), "training takes no Inception Score"),
         (("pairs", "digan", 16, None, None, None), "pairs have two frames"),
         (("clips", "digan", 2, None, None, None), "at least 3 frames and 2 videos"),
         (("clips", "digan", None, 1, None, None), "at least 3 frames and 2 videos"),

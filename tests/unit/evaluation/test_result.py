@@ -11,8 +11,9 @@ import torch
 
 from jobs import evaluate as verb
 from mvgan.data.shards import ShardSet
-from mvgan.evaluation.distances import Samples, compared, comparisons, joined
-from mvgan.evaluation.parts import Part, keep, tell
+from mvgan.evaluation.distances import Distance, Samples, compared, comparisons, joined
+from mvgan.evaluation.kept import keep
+from mvgan.evaluation.parts import Part, recall
 from mvgan.evaluation.question import Question
 from mvgan.evaluation.result import best, measure, result_path
 from mvgan.evaluation.subject import Subject
@@ -53,11 +54,12 @@ def measured(
     sides = []
     for number, side in enumerate((real, fake)):
         repeats = [(Part(question.measure, "", "made up", seed=repeat, start=number), figures) for repeat, figures in enumerate(side)]
-        for part, figures in repeats:
-            keep(folder.store, part, figures)
-        sides.append(
-            [Samples.of([(part.key, tell(folder.store, part, torch.device("cpu")))] if figures else []) for part, figures in repeats]
-        )
+        samples = [Samples() for _ in repeats]
+        for one, (part, figures) in zip(samples, repeats, strict=True):
+            if figures:
+                keep(folder.store, part.key, figures)
+                one.add(part.key, recall(folder.store, part))
+        sides.append(samples)
     wanted = comparisons(*sides)
     distances = joined(wanted, [compared(folder.store, comparison) for comparison in wanted])
     return measure(question, SUBJECT, folder, shards, *sides, distances)
@@ -78,7 +80,7 @@ def test_the_result_says_what_it_was_measured_with(tiny_run: RunFolder, shards: 
     assert result["clips"]["motion_ratio"] == pytest.approx(fake[0]["motion"].mean() / real[0]["motion"].mean())
     assert all(result[key] is not None for key in SAID)
     assert json.loads(json.dumps(result)) == result
-    for key in ("features_sha256", "data_content_hash", "generator_sha256"):
+    for key in ("features_sha256", "data_content_hash", "generator_sha256", "subject"):
         path = result_path(question, {**result, key: "other"})
         assert path != result_path(question, result), "would replace the result for something else"
 
@@ -92,6 +94,8 @@ def test_pairs_by_a_network_have_a_distance_of_each_frame(tiny_run: RunFolder, s
     for key in ("former", "latter"):
         expected = frechet_distance(Moments.of(torch.from_numpy(real[key])), Moments.of(torch.from_numpy(fake[key])))
         assert result[key] == pytest.approx(expected)
+    pairs = [(torch.from_numpy(real[key]), torch.from_numpy(fake[key])) for key in ("former", "latter")]
+    assert [result["former_error"], result["latter_error"]] == pytest.approx([frechet_error(*pair) for pair in pairs])
     assert result["distance"] == pytest.approx((result["former"] + result["latter"]) / 2) and result["latter"] > result["former"] + 5
     assert file.uri in result["measure"] and result["features_sha256"] == file.sha256 and "by the network" in result["preprocessing"]
 
@@ -108,6 +112,13 @@ def test_classes_have_a_score(tiny_run: RunFolder, shards: ShardSet, tmp_path: P
     found = measured(clips, tiny_run, shards, [random_figures(rng, 9)], [random_figures(rng, 9)])
     assert found["measure"].endswith("(not the I3D of FVD: not FVD)")
     assert result["error_says"] == "standard error of the mean over 10 splits"
+
+
+def test_a_distance_below_zero_by_rounding_counts_as_zero_and_is_said(tiny_run: RunFolder, shards: ShardSet) -> None:
+    samples = Samples((("key", 5),), ("features",), random_figures(np.random.default_rng(0), 5))
+    below, above = ({"features": Distance(value)} for value in (-1e-11, 0.5))
+    result = measure(Question("clips", "digan", 16, 5), SUBJECT, tiny_run, shards, [samples] * 2, [samples] * 2, [below, above])
+    assert [repeat["distance"] for repeat in result["repeats"]] == [0, 0.5] and result["below_zero_by_rounding"] == -1e-11
 
 
 def test_the_best() -> None:

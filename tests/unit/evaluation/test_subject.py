@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from mvgan.storage.uri import open_store
 CPU = torch.device("cpu")
 
 
-def one_by_one(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], unit: str) -> list[Any]:
+def one_by_one(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], unit: str) -> Iterator[Any]:
     """All tasks of an evaluation, in this process."""
-    return [function(*some, CPU) for some in arguments]
+    return (function(*some, CPU) for some in arguments)
 
 
 @pytest.fixture
