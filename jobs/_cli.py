@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from mvgan.validation import validate, validate_resources
 
 
 T = TypeVar("T")
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR, EXIT_READER_LEFT = 2, 141
 UNUSABLE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
 }  # fmt: skip
@@ -36,7 +37,7 @@ class Settings:
     """Flags of every verb that has a config."""
 
     preset: str = "demo"
-    """Settings to start from: demo, smoke, ucf101, faceforensics or skytimelapse (see mvgan/presets.py)."""
+    """Settings to start from: demo, smoke, gpu64, gpu128, ucf101, faceforensics or skytimelapse (see mvgan/presets.py)."""
     config: str | None = None
     """YAML file with settings that go before the preset's; flags go before both."""
     print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -66,6 +67,18 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
 
     A user's mistake prints one line and exits with status 2; so does, with status 1, what ends a run in an expected way.
     """
+    try:
+        try:
+            _main(verb, flags, description)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        sys.exit(EXIT_READER_LEFT)
+
+
+def _main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("ray", "botocore", "boto3", "s3fs", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -90,6 +103,16 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
             raise
         print(f"error: {error.filename}: {error.strerror}; give a folder that can be used, or mend its permissions", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`; what is left to say then goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
 
 
 def parse(flags: type[T], argv: list[str], description: str) -> T:

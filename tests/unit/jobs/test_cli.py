@@ -147,7 +147,7 @@ def test_help_names_the_flags_and_exits_with_0() -> None:
         (["--data", "x", "--preset"], "--preset"),
         (["--data", "x", "--config", "--dry-run"], "--config"),
         (["--data", "x", "--config", "nowhere.yaml"], "cannot read --config nowhere.yaml"),
-        (["--data", "x", "--network.precision", "fp16"], "--network.precision"),
+        (["--data", "x", "--network.precision", "fp8"], "--network.precision"),
         (["--data", ""], "--data is empty"),
         (["--data", "x", "--storage", ""], "--storage is empty"),
         (["--data", "x", "--name", ""], "--name is empty"),
@@ -350,6 +350,18 @@ def test_help_says_how_the_verb_is_called(tmp_path: Path) -> None:
     done = run_process("jobs.report", "--help", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: python -m jobs.report [-h] ")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--print-config"])
+def test_a_reader_that_leaves_is_no_error(flag: str, tmp_path: Path) -> None:
+    """As `| head -1` does; the status is that of a program that SIGPIPE ends."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "jobs.pairs", "--data", "x", flag]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 141)
+    process.stderr.close()
 
 
 def test_a_mistake_as_the_shell_sees_it(tmp_path: Path) -> None:
