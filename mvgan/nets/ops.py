@@ -26,8 +26,11 @@ def bounded(x: Tensor) -> Tensor:
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2, bounded. A positive gain passes through it, so the layer before it applies GAIN to small tensors."""
-    return bounded(F.leaky_relu(x, 0.2))
+    """Leaky ReLU of slope 0.2 in place, bounded; `x` is the fresh result of an operation whose gradient does not need it.
+
+    A positive gain passes through it, so the layer before it applies GAIN to small tensors.
+    """
+    return bounded(F.leaky_relu(x, 0.2, inplace=True))
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -56,15 +59,18 @@ class Linear(nn.Module):
         return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
 
 
-def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0) -> Tensor:
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0, added: Tensor | None = None
+) -> Tensor:
     """Convolve each sample with its own style-scaled, demodulated kernel.
 
     The styles scale the inputs and the demodulation scales the outputs, which gives the grouped
     convolution of the paper without one kernel per sample.
 
     x [n, c_in, h, w], weight [c_out, c_in, k, k] with k odd, styles [n, c_in], gains around 1.
-    With `up` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a
-    demodulated result. In fp16 styles and kernels are first brought to sizes of 1, which demodulation takes out again.
+    With `up` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a demodulated
+    result, to which `added` is then added in the same pass over memory. In fp16 styles and kernels are first brought to
+    sizes of 1, which demodulation takes out again.
     Source: StyleGAN2, Eq. 1 and 3; StyleGAN2-ADA for fp16.
     """
     if demodulate and x.dtype == torch.float16:
@@ -78,8 +84,9 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: b
         y = F.conv2d(scaled, kernel, padding=weight.shape[2] // 2)
     if demodulate:
         norm = styles.square() @ weight.square().sum(dim=(2, 3)).t()
-        y = y * (gain * (norm + 1e-8).rsqrt()).to(y.dtype)[:, :, None, None]
-    return y
+        scale = (gain * (norm + 1e-8).rsqrt()).to(y.dtype)[:, :, None, None]
+        return y * scale if added is None else torch.addcmul(added, y, scale)
+    return y if added is None else y + added
 
 
 class Conv2d(nn.Module):

@@ -83,7 +83,7 @@ def test_modulation_in_fp16_does_not_overflow(up: bool) -> None:
 
 def test_activations_are_bounded_in_fp16_alone() -> None:
     x = torch.tensor([-6e4, -10.0, 300.0])
-    assert leaky_relu(x.half()).tolist() == [-256, -2, 256] and leaky_relu(x).tolist() == [-12000, -2, 300]
+    assert leaky_relu(x.half()).tolist() == [-256, -2, 256] and leaky_relu(x.clone()).tolist() == [-12000, -2, 300]
 
 
 def test_linear() -> None:
@@ -100,5 +100,5 @@ def test_linear() -> None:
 def test_activations() -> None:
     """By hand."""
     x = torch.tensor([[-1.0, 0.0, 2.0]], dtype=torch.float64)
-    torch.testing.assert_close(leaky_relu(x), torch.tensor([[-0.2, 0.0, 2.0]], dtype=torch.float64))
+    torch.testing.assert_close(leaky_relu(x.clone()), torch.tensor([[-0.2, 0.0, 2.0]], dtype=torch.float64))
     torch.testing.assert_close(normalize_second_moment(x), x / math.sqrt(5 / 3), rtol=1e-7, atol=0)
