@@ -1,6 +1,7 @@
 """Steps of optimizers that losses and gradients allow, and what is done about those that they do not."""
 
 import logging
+import time
 from collections.abc import Iterable
 
 import torch
@@ -15,6 +16,9 @@ from mvgan.train.state import UNITS
 
 SKIPPED = "skipped_steps"
 """The metric: optimizer steps left out since the record before, over all phases."""
+
+SECONDS = "_phase_s"
+"""Ends the names of metrics that are seconds of a phase in a step in which it is due, forward, backward and optimizer."""
 
 LOWER = {
     "pairs": "lower --pairs.lr or --pairs.r1-gamma, or take --network.precision fp32",
@@ -49,14 +53,22 @@ class Guard:
         self.in_a_row: dict[str, int] = {}
         self._skipped = 0
         self._norms: dict[str, Tensor] = {}
+        self._seconds: dict[str, float] = {}
 
     def descend(self, phase: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], images: int) -> bool:
         """Take the optimizer's step along the gradient of the sum of `losses` and return True, or leave it out and return False.
 
-        A loss is asked for when the backward pass of the one before is over.
+        A loss is asked for when the backward pass of the one before is over, and what it takes counts as the time of the phase.
 
         Raises NonFinite, on all workers at once, when more than `max_skipped` steps of the phase were left out in a row.
         """
+        began = time.perf_counter()
+        try:
+            return self._descend(phase, optimizer, losses, images)
+        finally:  # the device has been waited for, to see whether all is finite
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - began
+
+    def _descend(self, phase: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], images: int) -> bool:
         optimizer.zero_grad(set_to_none=True)
         seen = []
         for loss in losses:
@@ -68,7 +80,7 @@ class Guard:
         if self.ranks.all(_finite([*seen, *gradients])):
             # Of gradients as large as floats go the square overflows; metrics and their sums stay numbers.
             norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(LARGE)
-            self._norms[f"{phase.lower().replace(' ', '_')}_grad_norm"] = norm
+            self._norms[f"{_key(phase)}_grad_norm"] = norm
             optimizer.step()
             self.in_a_row[phase] = 0
             return True
@@ -85,12 +97,19 @@ class Guard:
             logger.warning("%s: this step is left out (%d in a row, at most %d)", what, count, self.max_skipped)
 
     def take_measures(self, device: torch.device) -> dict[str, Tensor]:
-        """Since the last call, as scalars to log: the norm of the gradient of each phase that took a step, steps left out, and with
-        several workers the exposed time of communication.
+        """Since the last call, as scalars to log: the norm of the gradient of each phase that took a step, the seconds of each phase,
+        steps left out, and with several workers the exposed time of communication.
         """
-        measures = {**self._norms, SKIPPED: torch.tensor(float(self._skipped), device=device)}
-        self._norms, self._skipped = {}, 0
-        return measures | ({EXPOSED: torch.tensor(self.ranks.exposed.take(), device=device)} if self.ranks.world > 1 else {})
+        figures = {f"{_key(phase)}{SECONDS}": seconds for phase, seconds in self._seconds.items()} | {SKIPPED: float(self._skipped)}
+        if self.ranks.world > 1:
+            figures[EXPOSED] = self.ranks.exposed.take()
+        measures = self._norms | {name: torch.tensor(figure, device=device) for name, figure in figures.items()}
+        self._norms, self._seconds, self._skipped = {}, {}, 0
+        return measures
+
+
+def _key(phase: str) -> str:
+    return phase.lower().replace(" ", "_")
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:

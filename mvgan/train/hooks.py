@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from torch import Tensor
 
-from mvgan.train.guard import SKIPPED
+from mvgan.train.guard import SECONDS, SKIPPED
 from mvgan.train.outbox import Outbox
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Plan, Stage
@@ -98,7 +98,7 @@ class Recorder:
 
 def _told(name: str) -> bool:
     """Whether a metric is in the lines of the log, which are for reading; all are in the files."""
-    return not name.endswith("_grad_norm")
+    return not name.endswith(("_grad_norm", SECONDS))
 
 
 def peak_memory() -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Stage 3: the latent code generator against video discriminators (paper Sec. III-C, eq. 9-14)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -131,9 +131,10 @@ class VideoStage:
             draws = self._draws(f"video generator {index}", progress)
             w, e = self._latents(draws)
             flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
-            loss = self._g_phase(w, e, draws.noise(self.noise_shapes, self.run.video.num_frames), real, flips)
-            if self._descend("latent", loss, progress):
-                stats["g_loss"] = loss.detach()
+            noise = draws.noise(self.noise_shapes, self.run.video.num_frames)
+            loss = self._descend("latent", progress, self._g_phase, w, e, noise, real, flips)
+            if loss is not None:
+                stats["g_loss"] = loss
         for net in self.discriminators.values():
             net.requires_grad_(True)
         return stats | self.guard.take_measures(self.device)
@@ -147,9 +148,9 @@ class VideoStage:
         flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
         stats: dict[str, Tensor] = {}
         for name, (r, f) in self.discriminator_inputs(real, fake, flips).items():
-            loss = self._d_phases[name](r, f, draws.uniform())
-            if self._descend(name, loss, progress):
-                stats[f"{name}_loss"] = loss.detach()
+            loss = self._descend(name, progress, self._d_phases[name], r, f, draws.uniform())
+            if loss is not None:
+                stats[f"{name}_loss"] = loss
         if stats:  # else the clips themselves may not be finite
             stats |= {"fake_motion": self.ranks.loss(_motion(fake)), "real_motion": self.ranks.loss(_motion(real))}
         return stats
@@ -157,8 +158,15 @@ class VideoStage:
     def _draws(self, purpose: str, progress: Progress) -> Draws:
         return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, self.ranks.group, self.device)
 
-    def _descend(self, name: str, loss: Tensor, progress: Progress) -> bool:
-        return self.guard.descend(name, self.optimizers[name], [loss], progress.images)
+    def _descend(self, name: str, progress: Progress, phase: nn.Module, *arguments: Any) -> Tensor | None:
+        """A step of the network `name` along the loss of `phase`; the loss, if it was taken."""
+        found: list[Tensor] = []
+
+        def losses() -> Iterator[Tensor]:
+            found.append(phase(*arguments))
+            yield found[0]
+
+        return found[0].detach() if self.guard.descend(name, self.optimizers[name], losses(), progress.images) else None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` depends on, but the progress and what stages 1 and 2 gave."""

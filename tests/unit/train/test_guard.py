@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,25 @@ def test_gradient_norms() -> None:
     guard, weight, optimizer = guarded()
     guard.descend("path length", optimizer, [(weight * torch.tensor([3.0, 4.0, 12.0])).sum()], 0)
     guard.descend("D", optimizer, [weight.sum() * float("nan")], 0)
-    found = guard.take_measures(CPU)
-    assert {name: value.item() for name, value in found.items()} == {"path_length_grad_norm": 13.0, SKIPPED: 1}
+    assert pairs.untimed(guard.take_measures(CPU)) == {"path_length_grad_norm": 13.0, SKIPPED: 1}
     guard.descend("G", optimizer, [(weight * 1e38).sum()], 8)
-    assert set(guard.take_measures(CPU)) == {"g_grad_norm", SKIPPED} and set(guard.take_measures(CPU)) == {SKIPPED}
+    assert set(pairs.untimed(guard.take_measures(CPU))) == {"g_grad_norm", SKIPPED} and set(guard.take_measures(CPU)) == {SKIPPED}
     guard.descend("G", optimizer, [(weight * torch.tensor([3e38, -3e38, 1.0])).sum()], 16)
     assert torch.isfinite(guard.take_measures(CPU)["g_grad_norm"])
+
+
+def test_seconds_of_a_phase_are_those_of_its_passes() -> None:
+    """Reference: sleeps. A phase that steps twice in a step counts twice, one that is left out too."""
+    guard, weight, optimizer = guarded()
+
+    def losses(value: float) -> Iterator[torch.Tensor]:
+        time.sleep(0.1)
+        yield weight.sum() * value
+
+    for phase, value in (("latent", 1.0), ("latent", 2.0), ("path length", float("nan"))):
+        guard.descend(phase, optimizer, losses(value), 0)
+    found = guard.take_measures(CPU)
+    assert 0.2 <= found["latent_phase_s"] < 1 and 0.1 <= found["path_length_phase_s"] < 1
 
 
 def test_too_many_in_a_row_end_the_attempt() -> None:

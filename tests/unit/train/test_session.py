@@ -159,7 +159,7 @@ def outcome(folder: RunFolder, name: str) -> tuple[dict[str, Any], list[dict[str
     commit = folder.require(name)
     state = from_bytes(folder.commits(name).read(commit, "state.pt"))
     lines = folder.store.read(f"{name}/metrics.jsonl").decode().splitlines()
-    timeless = re.compile(r"(?!elapsed_s$|.*_per_s$|commit_.*_s$|data_wait_share$|peak_.*_mb$)")
+    timeless = re.compile(r"(?!elapsed_s$|.*_per_s$|commit_.*_s$|.*_phase_s$|data_wait_share$|peak_.*_mb$)")
     history = [{key: value for key, value in json.loads(line).items() if timeless.match(key)} for line in lines]
     return state, history, {path.removeprefix("samples/") for path in folder.store.list("samples/")}
 

@@ -160,7 +160,7 @@ def test_one_step_trains_what_it_should(loss: str) -> None:
     before = copy.deepcopy(stage.state_dict())
     frozen, codes = copy.deepcopy(stage.pair_generator.state_dict()), stage.codes.clone()
     stats = stage.step(next(batches(0)), Progress())
-    norms = {"latent_grad_norm", "d_v_grad_norm", "d_r_grad_norm"}
+    norms = {f"{name}_{what}" for name in ("latent", "d_v", "d_r") for what in ("grad_norm", "phase_s")}
     assert set(stats) == {"g_loss", "d_v_loss", "d_r_loss", "fake_motion", "real_motion", *norms, SKIPPED}
     assert all(value.isfinite() and value.ndim == 0 for value in stats.values())
     for name, state in stage.state_dict().items():
@@ -207,10 +207,7 @@ def test_generator_steps_lower_the_generator_loss() -> None:
     def noise(layer: int, resolution: int) -> Tensor:
         return maps.setdefault(layer, torch.zeros(32, 1, resolution, resolution))
 
-    def loss() -> Tensor:
-        return stage._g_phase(w, e, noise, real, flips)
-
-    before = loss().item()
+    before = stage._g_phase(w, e, noise, real, flips).item()
     for _ in range(10):
-        stage._descend("latent", loss(), Progress())
-    assert loss().item() < before
+        stage._descend("latent", Progress(), stage._g_phase, w, e, noise, real, flips)
+    assert stage._g_phase(w, e, noise, real, flips).item() < before
