@@ -70,7 +70,10 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
     try:
         try:
             _main(verb, flags, description)
-        finally:
+        except SystemExit as stop:
+            if stop.code:
+                raise
+        if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_left():

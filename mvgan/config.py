@@ -110,7 +110,8 @@ class Pairs:
     """Pairs per logical shard and step: one minibatch-stddev group. Divides the batch."""
     accumulate: int = 1
     """Parts in which a worker computes its logical shards, one after another, adding up gradients: less memory, the same batch.
-    Changes numbers by rounding, and by the mean that path lengths are kept near, which is each part's own."""
+    Changes numbers by rounding, and by the mean that path lengths are kept near, which is each part's own, so that with parts the
+    number of workers enters there too."""
     lr: float = 0.002
     """Adam learning rate of both networks."""
     r1_gamma: float = 1.0
@@ -331,7 +332,7 @@ def from_dict(base: T, values: dict[str, Any], where: str = "") -> T:
 
 def _checked(path: str, value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
+        if not any(value == known and type(value) is type(known) for known in typing.get_args(hint)):
             raise InputError(f"setting {path!r} is one of {', '.join(map(str, typing.get_args(hint)))}; got {value!r}")
         return value
     if typing.get_origin(hint) is tuple:

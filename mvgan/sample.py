@@ -15,7 +15,7 @@ from mvgan.storage.uri import Store, open_store
 from mvgan.train.export import damaged, load_weights, read_json, read_tensors
 from mvgan.train.state import seed_of
 from mvgan.train.video import render
-from mvgan.validation import validate
+from mvgan.validation import check_pairs, validate
 
 
 CHUNK = 32
@@ -34,13 +34,14 @@ class Generator:
 
     @classmethod
     def load(cls, uri: str, device: torch.device | str = "cpu") -> "Generator":
-        """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished."""
+        """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished, or makes no videos."""
         store = open_store(uri)
         return cls.of_files(store, *_settings(store), {}, device)
 
     @classmethod
     def of_files(cls, store: Store, run: Run, source_fps: float, files: Mapping[str, bytes], device: torch.device | str) -> "Generator":
         """The networks of `run` with the weights in `files`, by their names in export/ of the run at `store`, or there where not given."""
+        check_pairs(run)
         pairs = nets.Generator(run.network, run.resolution)
         load_weights(store, "generator.safetensors", pairs, files.get("generator.safetensors"))
         codes = read_tensors(store, "codes.safetensors", "backward", "forward", content=files.get("codes.safetensors"))

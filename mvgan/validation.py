@@ -50,8 +50,8 @@ def check_pairs(run: Run) -> None:
     """Raise InputError for a run of single frames, which has a stage 1 only."""
     if run.network.frames != 2:
         raise InputError(
-            f"network.frames is {run.network.frames}, and motion codes need pairs; train single frames by `python -m jobs.pairs` alone, "
-            "or take --network.frames 2"
+            f"network.frames is {run.network.frames}: motion codes, videos and their report need pairs; train single frames by `python -m "
+            "jobs.pairs` alone and measure them by `python -m jobs.evaluate --measure pairs`, or take --network.frames 2"
         )
 
 

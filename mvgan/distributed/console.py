@@ -95,6 +95,15 @@ def console(store: Store, name: str) -> Iterator[Console]:
     target = Console()
     ended = threading.Event()
     log = Outbox(store, _print)
+    heard = True
+
+    def tell(line: str) -> None:
+        nonlocal heard
+        try:
+            if heard:
+                _print(line)
+        except BrokenPipeError:  # whoever read has left; the log goes on
+            heard = False
 
     def pump() -> None:
         kept_at = 0.0
@@ -102,7 +111,7 @@ def console(store: Store, name: str) -> Iterator[Console]:
             last = ended.is_set()
             for line in ray.get(target.actor.take.remote()):
                 lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-                _print(line)
+                tell(line)
             if last or time.monotonic() > kept_at + KEEP_S:
                 log.put(f"logs/{name}.log", "".join(lines).encode())
                 kept_at = time.monotonic()

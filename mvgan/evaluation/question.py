@@ -6,6 +6,7 @@ from typing import Literal
 from mvgan.config import InputError, Run
 from mvgan.metrics.networks import NetworkFile
 from mvgan.metrics.protocol import PROTOCOLS
+from mvgan.validation import check_pairs
 
 
 Measure = Literal["clips", "pairs", "classes"]
@@ -55,6 +56,8 @@ def ask(
     """The question about `run`, with what is None as usual. Raises InputError for what cannot be asked."""
     if protocol not in PROTOCOL_WORDS:
         raise InputError(f"--protocol {protocol!r} is unknown; choose one of {', '.join(PROTOCOL_WORDS)}")
+    if measure != "pairs":
+        check_pairs(run)
     if measure == "classes" and network is None:
         raise InputError("--measure classes needs the probabilities of a network; give --features and --features-sha256 of a C3D file")
     given = {"--frames": frames, "--generated": generated, "--seed": seed}

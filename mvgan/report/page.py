@@ -9,6 +9,7 @@ from mvgan.report import charts, markup, pictures
 from mvgan.report.collect import Facts, all_gates, collect, real_against_real
 from mvgan.report.gates import MIN_MEDIAN_RATIO, MIN_WORST_RATIO, Measure, measures
 from mvgan.storage.run import RunFolder
+from mvgan.validation import check_pairs
 
 
 REPORT = "report.html"
@@ -23,8 +24,9 @@ def build_report(folder: RunFolder) -> str:
     """Measure the gates, draw everything and write `report.html` into the run's folder; returns where it is.
 
     Stages that have not ended are named in the page, and what they would give is left out. Raises InputError when stage 1
-    has no metrics yet or the data is gone.
+    has no metrics yet or the data is gone, and for a run of single frames.
     """
+    check_pairs(folder.run)
     folder.store.write(REPORT, render_report(folder).encode())
     return f"{folder.uri}/{REPORT}"
 

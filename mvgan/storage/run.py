@@ -13,7 +13,7 @@ from mvgan.config import ANOTHER_NAME, STAGES, InputError, Run, differences, fro
 from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.holder import held
 from mvgan.storage.uri import Store, open_store
-from mvgan.validation import validate
+from mvgan.validation import check_pairs, validate
 
 
 FORMAT_VERSION = 1
@@ -53,7 +53,9 @@ class RunFolder:
         return self.complete(stage) is not None if stage == "codes" else self.commits(stage).begun()
 
     def require(self, stage: str) -> Commit:
-        """The commit that ends `stage`. Raises InputError when the stage has not ended."""
+        """The commit that ends `stage`. Raises InputError when the stage has not ended, or the run has no such stage."""
+        if stage in ("codes", "video"):
+            check_pairs(self.run)
         commit = self.complete(stage)
         if commit is None:
             raise InputError(f"run {self.uri} has not finished stage {stage}; run `python -m jobs.{stage}` on it first")

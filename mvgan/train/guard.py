@@ -18,7 +18,8 @@ SKIPPED = "skipped_steps"
 """The metric: optimizer steps left out since the record before, over all phases."""
 
 SECONDS = "_phase_s"
-"""Ends the names of metrics that are seconds of a phase in a step in which it is due, forward, backward and optimizer."""
+"""Ends the names of metrics that are seconds of a phase in a step in which it is due: its forward and backward passes, and on a CPU its
+optimizer, which a GPU's queue works off in the next phase. What stage 3 renders for its discriminators is in none."""
 
 LOWER = {
     "pairs": "lower --pairs.lr or --pairs.r1-gamma, or take --network.precision fp32",
@@ -65,7 +66,7 @@ class Guard:
         began = time.perf_counter()
         try:
             return self._descend(phase, optimizer, losses, images)
-        finally:  # the device has been waited for, to see whether all is finite
+        finally:  # the device was waited for after the backward passes, to see whether all is finite
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - began
 
     def _descend(self, phase: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], images: int) -> bool:

@@ -73,7 +73,7 @@ class Ranks:
         if count > self.num_shards // self.world:
             raise InputError(
                 f"{count} parts of a worker's {self.num_shards // self.world} logical shards; take at most that for pairs.accumulate, "
-                "or a smaller pairs.group"
+                "a smaller pairs.group, or fewer --workers"
             )
         places = [np.array_split(range(rank, self.num_shards, self.world), count) for rank in range(self.world)]
         return [

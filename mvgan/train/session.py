@@ -117,7 +117,7 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
     """Train stage `name` to its end on this worker. `epoch` is the driver's claim; returns the last progress.
 
     Raises NonFinite on all workers together when the numbers fail, MissedCommits on the first when the storage does, InputError
-    when the memory of the GPU holds no step, with the batch that it does hold.
+    before its first commit when the memory of the GPU holds no step, with the batch that it does hold.
     """
     try:
         return _train(folder, name, epoch, batches, worker)
@@ -128,7 +128,10 @@ def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, wor
     def build(run: Run, some: Ranks) -> Stage:
         return build_stage(dataclasses.replace(folder, run=run), name, some, worker.device)
 
-    raise too_large(folder.run, name, ranks, build, worker.device, words)
+    # A run that has got as far as a commit has had room enough: it may have it again.
+    begun = folder.commits(name).newest() is not None
+    refusal = None if begun else too_large(folder.run, name, ranks, build, worker.device, words)
+    raise refusal or torch.OutOfMemoryError(words)
 
 
 def _train(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:

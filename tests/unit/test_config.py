@@ -71,6 +71,8 @@ def test_to_dict_is_plain() -> None:
         ({"deterministic": 1}, "'deterministic' is of kind bool; got 1"),
         ({"pairs": {"lr": "1e-3"}}, "'pairs.lr' is of kind float; got '1e-3'"),
         ({"ingest": {"fps": "25"}}, "'ingest.fps' is of kind float or NoneType; got '25'"),
+        ({"network": {"frames": 1.0}}, "'network.frames' is one of 2, 1; got 1.0"),
+        ({"network": {"frames": True}}, "'network.frames' is one of 2, 1; got True"),
         ({"network": {"precision": "fp8"}}, "'network.precision' is one of fp32, bf16, fp16; got 'fp8'"),
         ({"interval": [2, "3"]}, r"'interval' is a list of whole numbers; got \[2, '3'\]"),
         ({"interval": 2.5}, "'interval' is a list of whole numbers; got 2.5"),

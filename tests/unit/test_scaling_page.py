@@ -15,6 +15,7 @@ from mvgan.presets import preset
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "scaling.md").read_text()
+ROWS = re.findall(r"^\| (\d+) \| [^|]+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE)
 BUCKET, HOP_S, BATCH = 25e6, 20e-6, 32
 
 
@@ -37,7 +38,7 @@ def test_the_constants() -> None:
     assert f"= {size / 1e6:.1f} MB" in PAGE and f"{buckets:.1f} on average" in PAGE
 
 
-@pytest.mark.parametrize("row", re.findall(r"^\| (\d+) \| [^|]+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE))
+@pytest.mark.parametrize("row", ROWS)
 def test_a_row(row: tuple[str, ...]) -> None:
     gpus, bandwidth, wait_ms, share, s_per_kimg = map(float, row)
     size, buckets = exchanged()
@@ -49,4 +50,4 @@ def test_a_row(row: tuple[str, ...]) -> None:
 
 
 def test_all_sizes_are_there() -> None:
-    assert {row[0] for row in re.findall(r"^\| (\d+) \| [^|]+ \| ([\d.]+) \|", PAGE, re.MULTILINE)} == {"8", "64", "512"}
+    assert re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE) == ["8", "64", "64", "512", "512"] and len(ROWS) == 5

@@ -364,6 +364,16 @@ def test_a_reader_that_leaves_is_no_error(flag: str, tmp_path: Path) -> None:
     process.stderr.close()
 
 
+def test_a_closed_output_is_no_error(tmp_path: Path) -> None:
+    """As `>&-` does: Python then has no standard output at all."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "jobs.report", "--run", "nowhere"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
 def test_a_mistake_as_the_shell_sees_it(tmp_path: Path) -> None:
     done = run_process("jobs.pairs", "--data", "nowhere", folder=tmp_path)
     assert done.returncode == 2 and done.stdout == ""

@@ -223,6 +223,19 @@ def test_path_lengths_in_parts() -> None:
     assert difference < 0.05 * sum(float(b.square().sum()) for b in theirs) ** 0.5
 
 
+def test_a_step_in_fp16() -> None:
+    """Reference: float32. All phases take their step, with gradients as large as there, to the bits that fp16 has."""
+    norms = []
+    for precision in ("fp32", "fp16"):
+        network = dataclasses.replace(RUN.network, channel_base=512, channel_max=32, precision=precision)  # type: ignore[arg-type]
+        run = dataclasses.replace(RUN, resolution=32, network=network)
+        frames = torch.randint(0, 256, (8, 2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        stats = PairStage(run, Ranks(2, 4), CPU).step(frames, Progress())
+        norms.append({name: float(value) for name, value in stats.items() if name.endswith("_grad_norm")})
+    assert norms[1] == pytest.approx(norms[0], rel=0.02) and norms[1] != norms[0]
+    assert set(norms[1]) == {f"{phase}_grad_norm" for phase in ("g", "path_length", "d", "r1")}
+
+
 def test_more_parts_than_shards_are_the_users_mistake() -> None:
     with pytest.raises(InputError, match="3 parts of a worker's 2 logical shards"):
         build(accumulate=3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import codes, pairs, pipeline
+from jobs import codes, evaluate, generate, pairs, pipeline, report, video
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import decode_window, pair_windows
 from mvgan.evaluation.answer import answers
@@ -69,10 +69,19 @@ def test_pictures_and_measure(single: RunFolder) -> None:
 
 
 def test_later_stages_are_refused_before_work_starts(single: RunFolder, tmp_path: Path) -> None:
-    told = refused(codes.run, codes.Flags, "--run", single.uri)
-    assert "network.frames is 1, and motion codes need pairs; train single frames by `python -m jobs.pairs` alone" in told
+    for verb, flags in (
+        (codes, ()),
+        (video, ()),
+        (report, ()),
+        (generate, ("--out", str(tmp_path / "x.mp4"))),
+        (evaluate, ("--frames", "4")),
+    ):
+        told = refused(verb.run, verb.Flags, "--run", single.uri, *flags)
+        assert "network.frames is 1: motion codes, videos and their report need pairs; train single frames by `python -m" in told, verb
     place = "--storage", str(tmp_path), "--name", "x", "--data", single.data
-    assert "motion codes need pairs" in refused(pipeline.run, pipeline.Flags, *place, "--preset", "smoke", "--network.frames", "1")
+    assert "motion codes, videos and their report need pairs" in refused(
+        pipeline.run, pipeline.Flags, *place, "--preset", "smoke", "--network.frames", "1"
+    )
 
 
 def test_the_plan_says_so(single: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

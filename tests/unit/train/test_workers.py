@@ -76,7 +76,7 @@ def test_two_workers_equal_one(folder: Path, case: str, monkeypatch: pytest.Monk
     start, _ = two_workers.train(case, 0, 1, EPS)
     of_weights, of_change = (1e-5, 1e-3) if case.startswith("pairs") else (1e-9, 1e-9)
     for name in wanted:
-        if "optimizer" in name or (name == "pl_mean" and "in parts" in case):  # which has no path lengths
+        if "optimizer" in name:
             continue
         single, double, second, initial = (tensors({name: s[name]}) for s in (wanted, found, other, start))
         assert all(torch.equal(double[key], second[key]) for key in double), "the workers differ from each other"

@@ -36,7 +36,7 @@ CASES = {
     "pairs, 3 shards": ("pairs", 3, {}),
     "pairs ada, 2 shards": ("pairs", 2, ADA),
     "pairs ada, 3 shards": ("pairs", 3, ADA),
-    "pairs in parts, 5 shards": ("pairs", 5, {"accumulate": 2, "pl_weight": 0.0}),
+    "pairs in parts, 5 shards": ("pairs", 5, {"accumulate": 2}),
     "video ralsgan, 2 shards": ("video", 2, {"loss": "ralsgan"}),
     "video ralsgan, 3 shards": ("video", 3, {"loss": "ralsgan"}),
     "video log, 2 shards": ("video", 2, {"loss": "log"}),
