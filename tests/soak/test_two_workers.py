@@ -56,7 +56,9 @@ def test_the_curve_of_one(tmp_path: Path) -> None:
         difference = np.abs(np.subtract(one, two)) / np.mean(one)
         early = difference[: len(x) // 5].max()
         print(f"{title}: the first fifth of {len(x)} points differs by at most {early:.2g} of the mean, all by {difference.mean():.2g}")
-        assert difference[0] < 1e-3 and difference.mean() < 0.15, title
+        assert difference.mean() < 0.05, title
+        if title.startswith("loss"):  # of the first 12 steps; the first distance follows 75
+            assert difference[0] < 1e-3, title
     waits = {name: [record[DATA_WAIT] for record in history if DATA_WAIT in record] for name, history in histories.items()}
     exposed = [record[EXPOSED] for record in histories["2 workers"] if EXPOSED in record]
     rate = {
