@@ -125,7 +125,7 @@ def make_contiguous(stage: PairStage) -> None:
 
 
 def grouped_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0, added: Tensor | None = None
+    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0
 ) -> Tensor:
     """What `modulated_conv2d` computes, as one grouped convolution with a kernel for each sample (StyleGAN2, Eq. 1-3)."""
     n, c_in, h, w = x.shape
@@ -138,8 +138,7 @@ def grouped_conv2d(
         convolve, kernels = functools.partial(F.conv_transpose2d, stride=2), kernels.transpose(1, 2)
     y = convolve(x.reshape(1, n * c_in, h, w), kernels.flatten(0, 1), groups=n)
     y = y.reshape(n, c_out, *y.shape[2:])
-    y = mvgan.nets.fir.low_pass(y, padding=1, gain=4.0) if up else y
-    return y if added is None else y + added
+    return mvgan.nets.fir.low_pass(y, padding=1, gain=4.0) if up else y
 
 
 def _wait(device: torch.device) -> None:

@@ -64,12 +64,12 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Noise | None) -> Tensor:
         """x [n, c, h, w], w [n, w_dim]; without `noise` the fixed map of this layer is used."""
-        added = bias = (GAIN * self.bias).to(x.dtype)[:, None, None]
+        x = modulated_conv2d(x, self.weight, self.affine(w), up=self.up, gain=GAIN)
+        # In place from here on: what made x does not need it for its gradient.
         if self.noise_strength is not None:
             noise_map = self.noise_const if noise is None else noise(self.index, self.resolution)
-            added = (noise_map * (GAIN * self.noise_strength)).to(x.dtype)
-        x = modulated_conv2d(x, self.weight, self.affine(w), up=self.up, gain=GAIN, added=added)
-        return leaky_relu(x if added is bias else x + bias)
+            x.add_((noise_map * (GAIN * self.noise_strength)).to(x.dtype))
+        return leaky_relu(x.add_((GAIN * self.bias).to(x.dtype)[:, None, None]))
 
 
 class ToFrames(nn.Module):

@@ -60,7 +60,7 @@ class Linear(nn.Module):
 
 
 def modulated_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0, added: Tensor | None = None
+    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0
 ) -> Tensor:
     """Convolve each sample with its own style-scaled, demodulated kernel.
 
@@ -69,8 +69,7 @@ def modulated_conv2d(
 
     x [n, c_in, h, w], weight [c_out, c_in, k, k] with k odd, styles [n, c_in], gains around 1.
     With `up` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a demodulated
-    result, to which `added` is then added in the same pass over memory. In fp16 styles and kernels are first brought to
-    sizes of 1, which demodulation takes out again.
+    result. In fp16 styles and kernels are first brought to sizes of 1, which demodulation takes out again.
     Source: StyleGAN2, Eq. 1 and 3; StyleGAN2-ADA for fp16.
     """
     if demodulate and x.dtype == torch.float16:
@@ -82,11 +81,10 @@ def modulated_conv2d(
         y = low_pass(F.conv_transpose2d(scaled, kernel.transpose(0, 1), stride=2), padding=1, gain=4.0)
     else:
         y = F.conv2d(scaled, kernel, padding=weight.shape[2] // 2)
-    if demodulate:
-        norm = styles.square() @ weight.square().sum(dim=(2, 3)).t()
-        scale = (gain * (norm + 1e-8).rsqrt()).to(y.dtype)[:, :, None, None]
-        return y * scale if added is None else torch.addcmul(added, y, scale)
-    return y if added is None else y + added
+    if not demodulate:
+        return y
+    norm = styles.square() @ weight.square().sum(dim=(2, 3)).t()
+    return y * (gain * (norm + 1e-8).rsqrt()).to(y.dtype)[:, :, None, None]
 
 
 class Conv2d(nn.Module):

@@ -6,9 +6,10 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mvgan.config import Network
-from mvgan.nets.generator import Generator, Mapping
+from mvgan.nets.generator import Generator, Mapping, SynthesisLayer
 
 
 SMALL = Network(z_dim=8, w_dim=8, mapping_layers=2, channel_base=64, channel_max=16, precision="fp32")
@@ -152,3 +153,21 @@ def test_gradients_reach_every_parameter() -> None:
     generator = small()
     generator(torch.randn(2, 8, dtype=torch.float64)).square().sum().backward()
     assert [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("noise", [True, False])
+@pytest.mark.parametrize("up", [True, False])
+def test_derivatives_of_a_layer(up: bool, noise: bool) -> None:
+    """Reference: finite differences, of first and second order. What is done in place must leave all that gradients need."""
+    torch.manual_seed(0)
+    layer = SynthesisLayer(0, 2, 3, dataclasses.replace(SMALL, noise=noise), 8 if up else 4, up=up).double()
+    if noise:
+        nn.init.constant_(layer.noise_strength, 0.3)
+    x, w = torch.randn(2, 2, 4, 4, dtype=torch.float64), torch.randn(2, 8, dtype=torch.float64)
+    parameters = tuple(layer.parameters())
+
+    def squares(x: Tensor, w: Tensor, *parameters: Tensor) -> Tensor:
+        return functional_call(layer, dict(zip(dict(layer.named_parameters()), parameters, strict=True)), (x, w, None)).square()
+
+    inputs = tuple(value.detach().requires_grad_(True) for value in (x, w, *parameters))
+    assert torch.autograd.gradcheck(squares, inputs, fast_mode=True) and torch.autograd.gradgradcheck(squares, inputs, fast_mode=True)

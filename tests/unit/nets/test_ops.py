@@ -69,28 +69,6 @@ def test_convolution(kernel: int, down: bool) -> None:
     torch.testing.assert_close(conv(x).detach(), torch.from_numpy(expected), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("demodulate", [False, True])
-@pytest.mark.parametrize("shape", [(5, 1, 1), (2, 1, 8, 8), (8, 8)])
-def test_what_is_added_to_a_modulated_convolution(shape: tuple[int, ...], demodulate: bool) -> None:
-    """Reference: the sum; derivatives, second ones too, against finite differences, with the leaky ReLU in place after it."""
-    x, weight, styles, added = (
-        value.requires_grad_(True) for value in (normal(2, 3, 8, 8), normal(5, 3, 3, 3), normal(2, 3), normal(*shape))
-    )
-    expected = modulated_conv2d(x, weight, styles, demodulate=demodulate, gain=1.5) + added
-    torch.testing.assert_close(
-        modulated_conv2d(x, weight, styles, demodulate=demodulate, gain=1.5, added=added), expected, rtol=0, atol=1e-12
-    )
-
-    def layer(styles: Tensor, added: Tensor) -> Tensor:
-        return (
-            leaky_relu(modulated_conv2d(x.detach(), weight.detach(), styles, demodulate=demodulate, added=added))
-            .square()
-            .sum(dim=(1, 2, 3))
-        )
-
-    assert torch.autograd.gradcheck(layer, (styles, added)) and torch.autograd.gradgradcheck(layer, (styles, added))
-
-
 @pytest.mark.parametrize("up", [False, True])
 def test_modulation_in_fp16_does_not_overflow(up: bool) -> None:
     """Reference: float64. Styles of 1e5 and kernels of 1e3 are beyond fp16, their demodulated result is not; nor are gradients."""
