@@ -214,14 +214,25 @@ class Video:
     """With the log loss: minimise log(1 - D) as eq. 14 says, or maximise log D."""
     gp_weight: float = 10.0
     """Weight of the gradient penalty of ralsgan."""
+    d_v: bool = True
+    """Train against D_V, which sees each frame beside the first one."""
+    d_r: bool = True
+    """Train against D_R, which sees each clip beside its reverse (eq. 13)."""
+    d_i: bool = False
+    """Train against D_I too, the image discriminator of the paper's Table IV: a later frame shall look like first frames."""
+    drift_weight: float = 0.0
+    """Weight of a term that keeps the mean coefficient of each code over a batch near 0. Without it (as released) all videos may
+    come to walk one way."""
     g_steps: int = 5
     """Generator steps per discriminator step."""
     lr: float = 1e-4
     """Adam learning rate of all networks of this stage."""
     d_channels: int = 64
-    """Channels of the first layer of each video discriminator."""
+    """Channels of the first layer of each discriminator."""
     d_scales: int = 2
-    """Scales of each video discriminator."""
+    """Scales of each discriminator."""
+    frames_at_once: int = 0
+    """Frames of a worker's batch whose activations are held for the gradient of L_omega; they are computed twice. 0 holds all."""
     balance: Literal["frames", "videos"] = "videos"
     """Draw clips uniformly over videos, or over frames."""
     pieces_per_window: int = 8

@@ -34,6 +34,8 @@ def validate(run: Run) -> Run:
         raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
     if run.video.select == "best" and not run.video.evaluations:
         raise InputError("video.select best needs measures of stage 3; set video.evaluations to at least 1, or take video.select last")
+    if not (run.video.d_v or run.video.d_r or run.video.d_i):
+        raise InputError("video.d_v, video.d_r and video.d_i are all off; stage 3 needs at least one discriminator")
     for name, count in (("pairs.eval_pairs", run.pairs.eval_pairs), ("video.eval_clips", run.video.eval_clips)):
         if count < 2:
             raise InputError(f"{name} is {count}; a distance needs at least 2 samples")
@@ -64,7 +66,7 @@ def _windows_divide(stage: str, items: int, group: int) -> None:
 
 MAY_BE_ZERO = {
     "seed", "max_skipped", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
-    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.evaluations", "video.gp_weight",
+    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.evaluations", "video.gp_weight", "video.drift_weight", "video.frames_at_once",
 }  # fmt: skip
 SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
 
