@@ -1,25 +1,26 @@
 """Walks through w of any length in constant memory: the paper's plain recursion, and one that stays where the generator knows w.
 
 Plain (eq. 10): w_t+1 = w_t + M_t codes. Steps add up, so that w leaves what the mapping network gives, and frames with it.
-Held: w_t+1 = a + (1 - pull) (w_t - a) + (M_t - M) codes. The anchor a is w_0, brought within `inner` of the latent distribution; M is the
-mean coefficient of L_omega in the long run, without which even a held walk would come to rest at one side; and `pull` is the least at
-which walks stay within `inner`. As L_omega's coefficients come from noise and not from w, holding changes none of them.
+Held: u_t+1 = (1 - pull) u_t + (M_t - M) codes, and w_t = a + u_t. The anchor a is w_0, where that is farther than most brought in; M is
+the mean coefficient of L_omega in the long run, without which even a held walk would come to rest at one side; `pull` is the least at
+which walks stay within a distance of the latent distribution, and what goes beyond all the same is drawn back to the anchor. As the
+coefficients come from noise and not from w, holding changes none of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mvgan.nets.latent import LatentGenerator, Side, shown_sides
+from mvgan.nets.latent import FORMER, LatentGenerator, Side, shown_sides
 
 
-INNER = 0.95
-"""Quantile of the distances of mapped w that held walks are to stay within."""
+ANCHOR, INNER = 0.5, 0.95
+"""Quantiles of the distances of mapped w: anchors lie within the first, held walks within the second."""
 
-WALKS, STEPS = 16, 1024
-"""Walks, and steps of each, by which a held walk is set."""
+RARE = 0.05
+"""Share of the frames of held walks that would be beyond it by the pull alone."""
 
 FITTED = 8192
 """Codes w that a latent distribution is fitted to; as many others give its quantiles."""
@@ -39,7 +40,7 @@ class LatentDistribution:
     shrinkage: float
     """Weight of the identity, from 0 to 1."""
     held_out: Tensor
-    """Distances of w that it was not fitted to, in rising order."""
+    """Distances of w that it was not fitted to."""
 
     @classmethod
     def fit(cls, w: Tensor, held_out: Tensor) -> "LatentDistribution":
@@ -54,22 +55,29 @@ class LatentDistribution:
         shrinkage = float((noise / off_target).clamp(0, 1)) if off_target > 0 else 1.0
         factor = torch.linalg.cholesky(shrinkage * target + (1 - shrinkage) * sample)
         fitted = cls(mean, factor, shrinkage, torch.zeros(0))
-        return cls(mean, factor, shrinkage, fitted.distance(held_out).sort().values)
+        return cls(mean, factor, shrinkage, fitted.distance(held_out))
+
+    def white(self, x: Tensor) -> Tensor:
+        """Differences of w [..., w_dim] in units in which mapped w vary alike in all directions, by 1 / sqrt(w_dim): float64."""
+        rows = x.double().cpu().reshape(-1, len(self.mean))
+        return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.reshape(x.shape) / len(self.mean) ** 0.5
 
     def distance(self, w: Tensor) -> Tensor:
         """Mahalanobis distance of w [..., w_dim] over sqrt(w_dim), so about 1 for mapped w: float64 [...]."""
-        x = (w.double().cpu() - self.mean).reshape(-1, len(self.mean))
-        return torch.linalg.solve_triangular(self.factor, x.T, upper=False).square().mean(0).sqrt().view(w.shape[:-1])
+        return self.white(w.double().cpu() - self.mean).norm(dim=-1)
 
     def quantile(self, share: float) -> float:
         """The distance below which that share of held-out w lie."""
         return float(torch.quantile(self.held_out, share))
 
-    def within(self, w: Tensor, most: float) -> Tensor:
-        """Those of `w` [n, w_dim] that are farther than `most` drawn straight towards the mean, to that distance; float as w."""
-        share = (most / self.distance(w)).clamp_max(1).to(w)
-        mean = self.mean.to(w)
-        return torch.where(share[:, None] < 1, mean + (w - mean) * share[:, None], w)
+    def drawn_in(self, w: Tensor, towards: Tensor, most: float) -> Tensor:
+        """`w` [n, w_dim], those that are farther than `most` drawn straight to that distance; `towards` [n, w_dim] is nearer than that."""
+        a, u = self.white(towards.double().cpu() - self.mean), self.white(w.double().cpu() - towards.double().cpu())
+        # |a + s u|^2 = most^2 for s in [0, 1].
+        uu, au, room = u.square().sum(-1), (a * u).sum(-1), most**2 - a.square().sum(-1)
+        share = ((au.square() + uu * room).sqrt() - au) / uu
+        beyond = uu + 2 * au > room
+        return torch.where(beyond[:, None].to(w.device), towards + (w - towards) * share[:, None].to(w), w)
 
 
 @dataclass(frozen=True)
@@ -80,17 +88,22 @@ class Hold:
     """Share of the way back to the anchor taken each step, from 0 to 1."""
     mean: Tensor
     """Mean coefficients [2, num_codes] in the long run, for steps along backward and forward codes."""
-    most: float
-    """Distance beyond which an anchor is brought in."""
+    distribution: LatentDistribution
+
+    def anchor(self, w: Tensor) -> Tensor:
+        """Where walks from `w` [n, w_dim] begin and are held."""
+        return self.distribution.drawn_in(w, self.distribution.mean.to(w).expand_as(w), self.distribution.quantile(ANCHOR))
 
 
 def chunks(
     latent: LatentGenerator, w: Tensor, noise: Callable[[int], Tensor], codes: Tensor, first: Side, size: int, hold: Hold | None = None
 ) -> Iterator[Tensor]:
-    """w_0, w_1, ... without end, in pieces [n, size, w_dim]; `w` is w_0 [n, w_dim], or the anchor of a held walk.
+    """w_0, w_1, ... without end, in pieces [n, size, w_dim], `size` even; `w` is w_0 [n, w_dim], or the anchor of a held walk.
 
-    noise: gives the decoder's [n, size, w_dim] for the steps after piece 0, 1, ... Memory holds one piece.
+    noise: gives the decoder's [n, size, w_dim] for the steps after the start of piece 0, 1, ... Memory holds one piece.
     """
+    if size % 2:
+        raise ValueError(f"pieces of {size} would begin on either side of the pair in turn; give an even size")
     state, anchor, place = latent.encoder(w), w, 0
     while True:
         coefficients, state = latent.steer(noise(place), state)
@@ -100,18 +113,34 @@ def chunks(
             ws = held_walk(latent, anchor, w, coefficients, codes, first, hold)
         yield ws[:, :size]
         w, place = ws[:, size], place + 1
-        # A piece of odd size would begin the next one on the other side of the pair.
-        assert size % 2 == 0
 
 
 def held_walk(latent: LatentGenerator, anchor: Tensor, w: Tensor, coefficients: Tensor, codes: Tensor, first: Side, hold: Hold) -> Tensor:
     """As `LatentGenerator.walk` from w [n, w_dim] by `coefficients` [n, steps, num_codes], held near `anchor` [n, w_dim]."""
-    sides, codes = shown_sides(coefficients.shape[1] + 1, first), latent.residual * latent.scale[:, :, None] * codes
-    ws = [w]
-    for t, coefficient in enumerate(coefficients.unbind(1), start=1):
-        step = (coefficient - hold.mean[sides[t]]) @ codes[sides[t]]
-        ws.append(anchor + (1 - hold.pull) * (ws[-1] - anchor) + step)
+    most, ws = hold.distribution.quantile(INNER), [w]
+    for u in _deviations(latent, coefficients, codes, first, hold.mean):
+        ws.append(hold.distribution.drawn_in(anchor + (1 - hold.pull) * (ws[-1] - anchor) + u, anchor, most))
     return torch.stack(ws, dim=1)
+
+
+def _deviations(latent: LatentGenerator, coefficients: Tensor, codes: Tensor, first: Side, mean: Tensor) -> list[Tensor]:
+    """Steps [n, w_dim] of a walk without their mean."""
+    sides, codes = shown_sides(coefficients.shape[1] + 1, first), latent.residual * latent.scale[:, :, None] * codes
+    return [(coefficient - mean[sides[t]]) @ codes[sides[t]] for t, coefficient in enumerate(coefficients.unbind(1), start=1)]
+
+
+def between(pieces: Iterable[Tensor], factor: int) -> Iterator[Tensor]:
+    """Every second w of a walk in `pieces` [n, size, w_dim], those of its first side, with `factor` - 1 between each two, on straight lines.
+
+    So all frames come from one side of the pair, and a video of them does not alternate between two. A factor of 2 keeps the speed
+    of the walk, 2 m makes it m times as slow. Gives pieces [n, frames, w_dim] that hold what can be told so far.
+    """
+    last: Tensor | None = None
+    for piece in pieces:
+        knots = piece[:, 0::2] if last is None else torch.cat([last, piece[:, 0::2]], dim=1)
+        last, (start, stop) = knots[:, -1:], (knots[:, :-1, None], knots[:, 1:, None])
+        share = torch.arange(factor, device=piece.device).to(piece)[:, None] / factor
+        yield (start + (stop - start) * share).flatten(1, 2)
 
 
 @torch.no_grad()
@@ -122,29 +151,30 @@ def fit_distribution(mapping: Callable[[Tensor], Tensor], draw: torch.Generator,
 
 
 @torch.no_grad()
-def hold_of(
-    latent: LatentGenerator, w: Tensor, noise: Tensor, codes: Tensor, first: Side, distribution: LatentDistribution, share: float = INNER
-) -> Hold:
-    """The weakest hold under which walks from `w` [n, w_dim] by `noise` [n, steps, w_dim] stay within the quantile `share`.
+def hold_of(latent: LatentGenerator, w: Tensor, noise: Tensor, codes: Tensor, first: Side, distribution: LatentDistribution) -> Hold:
+    """The weakest hold under which walks from mapped `w` [n, w_dim] by `noise` [n, steps, w_dim] seldom need to be drawn back.
 
-    All but 1 % of all w of the walks, that is, when their anchors lie within it. Steps are even in number. The pull is found by halving.
+    The second half of the steps, when w_0 is forgotten, gives the mean; the pull is found by halving.
     """
-    most = distribution.quantile(share)
-    anchor = distribution.within(w, distribution.quantile(0.5))
-    coefficients, _ = latent.steer(noise, latent.encoder(anchor))
-    settled = coefficients[:, coefficients.shape[1] // 2 :]
+    coefficients, _ = latent.steer(noise, latent.encoder(w))
+    settled = coefficients[:, coefficients.shape[1] // 4 * 2 :]
     odd, even = settled[:, 0::2].mean((0, 1)), settled[:, 1::2].mean((0, 1))
-    sides = shown_sides(3, first)  # the sides of steps 1 and 2
-    mean = torch.stack([odd, even] if sides[1] == 0 else [even, odd])
+    mean = torch.stack([odd, even] if shown_sides(2, first)[1] == FORMER else [even, odd])
+    most, free = distribution.quantile(INNER), Hold(0.0, mean, distribution)
+    anchor = free.anchor(w)
+    steps = _deviations(latent, coefficients, codes, first, mean)
 
-    def farthest(pull: float) -> float:
-        ws = held_walk(latent, anchor, anchor, coefficients, codes, first, Hold(pull, mean, most))
-        return float(torch.quantile(distribution.distance(ws[:, 1:]).flatten(), 0.99))
+    def beyond(pull: float) -> float:
+        u, count = torch.zeros_like(w), 0.0
+        for step in steps:
+            u = (1 - pull) * u + step
+            count += float((distribution.distance(anchor + u) > most).double().mean())
+        return count / len(steps)
 
     low, high = 0.0, 1.0
-    if farthest(low) <= most:
-        return Hold(low, mean, most)
+    if beyond(low) <= RARE:
+        return free
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if farthest(middle) <= most else (middle, high)
-    return Hold(high, mean, most)
+        low, high = (low, middle) if beyond(middle) <= RARE else (middle, high)
+    return Hold(high, mean, distribution)
