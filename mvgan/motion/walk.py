@@ -130,7 +130,7 @@ def _deviations(latent: LatentGenerator, coefficients: Tensor, codes: Tensor, fi
 
 
 def between(pieces: Iterable[Tensor], factor: int) -> Iterator[Tensor]:
-    """Every second w of a walk in `pieces` [n, size, w_dim], those of its first side, with `factor` - 1 between each two, on straight lines.
+    """Every second w of a walk in `pieces` [n, size, w_dim], those of one side, with `factor` - 1 between each two, on straight lines.
 
     So all frames come from one side of the pair, and a video of them does not alternate between two. A factor of 2 keeps the speed
     of the walk, 2 m makes it m times as slow. Gives pieces [n, frames, w_dim] that hold what can be told so far.

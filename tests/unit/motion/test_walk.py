@@ -116,7 +116,7 @@ def test_pieces_of_odd_size_are_refused() -> None:
 
 @pytest.mark.parametrize("residual", [0.02, 0.3])
 def test_a_held_walk_stays_and_moves(residual: float) -> None:
-    """2,000 steps whose mean is not 0: the plain walk is far away at the end; a held one is never beyond its quantile, and goes on moving."""
+    """2,000 steps whose mean is not 0: a plain walk is far away at the end, a held one never beyond its quantile, and still moving."""
     net, near = network(residual, bias=0.5), distribution()
     hold = hold_of(net, correlated(8, 8), normal(8, 400, W_DIM, seed=11), codes(), "latter", near)
     w = correlated(4, 12)
