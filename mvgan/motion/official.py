@@ -87,6 +87,12 @@ def official_codes(edit: Factorization, keep: Factorization, num_codes: int) -> 
         )
     first = min(max(1, keep.rank), w_dim - 1)
     null_space = np.linalg.svd(keep.low_rank)[2][first:]
+    if len(null_space) < num_codes:
+        span = "are one vector" if len(null_space) == 1 else f"span {len(null_space)} dimensions only"
+        raise InputError(
+            f"the released factorization of the kept frame stopped after {keep.iterations} iterations at rank {keep.rank} of {w_dim}, so"
+            f" that its {num_codes} codes {span}; {INSTEAD}"
+        )
     codes = np.linalg.svd(edit.low_rank)[2][:num_codes] @ null_space.T @ null_space
     norms = np.linalg.norm(codes, axis=1)
     if norms.min() < MIN_NORM:
@@ -95,12 +101,8 @@ def official_codes(edit: Factorization, keep: Factorization, num_codes: int) -> 
             f" lower --num-codes, or {INSTEAD}"
         )
     codes /= norms[:, None]
-    dimensions = int((np.linalg.svd(codes, compute_uv=False) > MIN_NORM).sum())
-    if dimensions < num_codes:
-        raise InputError(
-            f"the released factorization of the kept frame stopped after {keep.iterations} iterations at rank {keep.rank} of {w_dim}, so"
-            f" that its {num_codes} codes {'are one vector' if dimensions == 1 else f'span {dimensions} dimensions only'}; {INSTEAD}"
-        )
+    if np.linalg.svd(codes, compute_uv=False)[-1] < MIN_NORM:
+        raise InputError(f"the {num_codes} codes of the released code are not independent; lower --num-codes, or {INSTEAD}")
     return torch.from_numpy(codes)
 
 
