@@ -50,7 +50,9 @@ def validate(run: Run) -> Run:
 def _check_codes(run: Run) -> None:
     codes, room = run.codes, run.network.w_dim - 2 * run.num_codes
     if codes.method == "official" and not (codes.grey and codes.source == "sample"):
-        raise InputError("codes.method official is the released code, which takes the grey Grams of one latent; set codes.grey and codes.source sample")
+        raise InputError(
+            "codes.method official is the released code, which takes the grey Grams of one latent; set codes.grey and codes.source sample"
+        )
     if isinstance(codes.rank, int) and not run.num_codes <= codes.rank <= room:
         raise InputError(
             f"codes.rank {codes.rank} is not between num_codes {run.num_codes}, which r_a must give, and {room}, above which r_b leaves no room"

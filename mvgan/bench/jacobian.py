@@ -57,7 +57,9 @@ class Jacobian:
 def benchmark(measured: Jacobian) -> Benchmark:
     """On one core or one GPU. `forward` are as many plain forward passes as w has dimensions; `gram_error` is that of a Gram in
     float32 against float64, relative, by the Frobenius norm."""
-    print(f"jacobian: a Gram in float64, then the sides; of the {measured.rows:,} rows of released as many as a turn has time for", flush=True)
+    print(
+        f"jacobian: a Gram in float64, then the sides; of the {measured.rows:,} rows of released as many as a turn has time for", flush=True
+    )
     sides = (
         Side("mvgan", grams, (measured, True)),
         Side("released", released, (measured,)),

@@ -138,7 +138,12 @@ def _counted(counts: dict[str, tuple[int, int]]) -> str:
 
 
 def _method_name(method: str) -> str:
-    names = {"generalized": "generalised eigenproblem", "nullspace": "null space (eq. 8)", "official": "released code", "random": "random directions"}
+    names = {
+        "generalized": "generalised eigenproblem",
+        "nullspace": "null space (eq. 8)",
+        "official": "released code",
+        "random": "random directions",
+    }
     return names[method]
 
 

@@ -152,9 +152,7 @@ def _codes(facts: Facts) -> markup.Section:
         ],
         "three",
     )
-    body += "".join(
-        markup.notice(f"{method}: {codes[method]['error']}") for method in METHODS if "error" in codes.get(method, {})
-    )
+    body += "".join(markup.notice(f"{method}: {codes[method]['error']}") for method in METHODS if "error" in codes.get(method, {}))
     body += markup.table(_code_rows(facts), "factorization")
     return markup.Section("codes", "Motion codes", body + _code_pictures(facts))
 

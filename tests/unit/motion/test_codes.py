@@ -80,6 +80,7 @@ def test_nullspace_codes_are_orthogonal_to_the_kept_frame() -> None:
 
 def test_ranks_by_each_rule() -> None:
     """By hand: an energy of 0.9 of 1 + 1/2 + ... is held by fewer than all; numbers hold where there are as many."""
+
     def factor(rank: int) -> LowRank:
         return exact(gram(W_DIM, 1, power=1.0), rank)
 

@@ -33,7 +33,9 @@ def test_it_stops_at_full_rank_on_slowly_falling_spectra(values: Matrix) -> None
     found = factorize(torch.from_numpy(matrix), 1 / 60)
     assert (found.iterations, found.rank, found.converged) == (2, 512, True)
     assert objective(found.low_rank, matrix, 1 / 60) > 0.97 * np.trace(matrix)
-    with pytest.raises(InputError, match=r"stopped after 2 iterations at rank 512 of 512.* 30 codes are one vector; take --codes.method") as error:
+    with pytest.raises(
+        InputError, match=r"stopped after 2 iterations at rank 512 of 512.* 30 codes are one vector; take --codes.method"
+    ) as error:
         official_codes(found, found, 30)
     assert "\n" not in str(error.value)
 
