@@ -55,8 +55,8 @@ def _check_codes(run: Run) -> None:
         )
     if isinstance(codes.rank, int) and not run.num_codes <= codes.rank <= room:
         raise InputError(
-            f"codes.rank {codes.rank} is not between num_codes {run.num_codes}, which r_a must give, and {room}, above which r_b leaves no room"
-            f" for twice the codes in the {run.network.w_dim} dimensions of w; give a number between, or take codes.rank energy"
+            f"codes.rank {codes.rank} is not between num_codes {run.num_codes}, which r_a must give, and {room}, above which r_b leaves no"
+            f" room for twice the codes in the {run.network.w_dim} dimensions of w; give a number between, or take codes.rank energy"
         )
 
 

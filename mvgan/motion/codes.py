@@ -70,7 +70,7 @@ def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int
             return _with_sign(codes)
     raise InputError(
         f"only {len(codes)} of {rank_edit} directions are left and differ after the projection of eq. 8 away from {rank_keep} directions"
-        f" of the kept frame, fewer than the {num_codes} codes asked for; lower --num-codes or --codes.energy, or give --codes.rank a number"
+        f" of the kept frame, fewer than the {num_codes} codes asked for; lower --num-codes, --codes.energy or --codes.rank"
     )
 
 

@@ -29,7 +29,7 @@ def real_pairs(size: int, interval: int) -> torch.Tensor:
     pairs = []
     for number in range(CLIPS):
         rng = np.random.default_rng(number)
-        frames = torch.from_numpy(render_clip(draw_content(rng), draw_motion(rng, FRAMES), size)).permute(0, 3, 1, 2)
+        frames = torch.from_numpy(render_clip(draw_content(rng), draw_motion(rng, FRAMES), size))
         pairs += [torch.stack([frames[:-interval], frames[interval:]], 1), torch.stack([frames[interval:], frames[:-interval]], 1)]
     return torch.cat(pairs)
 
@@ -42,7 +42,7 @@ def trained_gram() -> Matrix:
     for step in range(STEPS):
         chosen = np.random.Generator(np.random.Philox(key=[7, step])).choice(len(real), run.pairs.batch, replace=False)
         stage.step(real[torch.from_numpy(chosen)], Progress(step * run.pairs.batch))
-    generator = stage.ema.requires_grad_(False)
+    generator = stage.ema
     latents = generator.mapping(torch.randn(LATENTS, run.network.z_dim, generator=torch.Generator().manual_seed(2)))
     frames = functools.partial(synthesize, generator)
     grams = [pair_grams(frames, w, chunk=chunk_of(run, torch.device("cpu")))[0] for w in latents]

@@ -109,7 +109,7 @@ def test_its_silent_failure_ends_stage_2() -> None:
     run = run_of(method="official")
     flat = torch.stack([torch.from_numpy(spectrum_gram(np.linspace(2, 1, D), seed)) for seed in (1, 2)])
     samples = [factorize_latent(flat, run.codes)]
-    with pytest.raises(InputError, match="are one vector; take --codes.method generalized or nullspace"):
+    with pytest.raises(InputError, match=r"are one vector; take --codes\.method generalized or nullspace"):
         combine(samples, run)
     _, summary = combine(samples, run_of(method="generalized"))
     assert "official" not in summary, "it takes minutes, so that it is found only when it is asked for"
