@@ -30,6 +30,7 @@ def validate(run: Run) -> Run:
             f"num_codes {run.num_codes} each way is more than the factorization can give with network.w_dim {run.network.w_dim}; "
             f"ask for at most {run.network.w_dim // 2}"
         )
+    _check_codes(run)
     if run.codes.select == "best" and not run.pairs.evaluations:
         raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
     if run.video.select == "best" and not run.video.evaluations:
@@ -46,6 +47,19 @@ def validate(run: Run) -> Run:
     if run.ingest.memory_mb < 256:
         raise InputError(f"ingest.memory_mb is {run.ingest.memory_mb}; a decoding process needs at least 256")
     return run
+
+
+def _check_codes(run: Run) -> None:
+    codes, room = run.codes, run.network.w_dim - 2 * run.num_codes
+    if codes.method == "official" and not (codes.grey and codes.source == "sample"):
+        raise InputError(
+            "codes.method official is the released code, which takes the grey Grams of one latent; set codes.grey and codes.source sample"
+        )
+    if isinstance(codes.rank, int) and not run.num_codes <= codes.rank <= room:
+        raise InputError(
+            f"codes.rank {codes.rank} is not between num_codes {run.num_codes}, which r_a must give, and {room}, above which r_b leaves no"
+            f" room for twice the codes in the {run.network.w_dim} dimensions of w; give a number between, or take codes.rank energy"
+        )
 
 
 def check_pairs(run: Run) -> None:
