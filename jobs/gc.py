@@ -15,6 +15,7 @@ from mvgan.storage.gc import Leftover, collect_objects, collect_run, collect_unf
 from mvgan.storage.holder import held, refuse_held
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.storage.uri import Store, open_store
+from mvgan.train.kept import FOLDER
 
 
 SILENCE_S = 120.0
@@ -64,6 +65,8 @@ def _clean(store: Store, data: str, folder: RunFolder | None, flags: Flags) -> l
         if folder:
             found += collect_run(folder, flags.dry_run)
             found += collect_objects(store, "weights kept for an evaluation", store.list(f"{KEPT}/"), flags.dry_run)
+            if folder.commits("codes").records():  # until then the same command takes what is kept
+                found += collect_objects(store, "kept for stage 2, which is complete", store.list(f"{FOLDER}/"), flags.dry_run)
         if _is_shard_set(shards):
             unnamed = {f"{data}/{path}".lstrip("/"): size for path, size in unnamed_shards(shards).items()}
             found += collect_objects(store, "shard of no record", unnamed, flags.dry_run)
@@ -86,6 +89,6 @@ if __name__ == "__main__":
         run,
         Flags,
         "Remove what killed drivers left in a run or a shard set: data of no commit, temporary files, unfinished uploads, "
-        "shards of no record, weights that an evaluation kept. Nothing that a commit or a manifest names is touched, and nothing while a "
-        "driver is at work there.",
+        "shards of no record, what an evaluation or a finished stage 2 kept for itself. Nothing that a commit or a manifest names is "
+        "touched, and nothing while a driver is at work there.",
     )

@@ -58,12 +58,13 @@ def title(pid: int) -> str:
 
 
 class Machines:
-    """A cluster of a head without CPUs and nodes of 2 CPUs, on this machine; half a CPU of each is in use.
+    """A cluster of a head without CPUs and nodes of `cpus` each, on this machine.
 
-    So the two workers of a run come on two nodes, each with room for decoding, as Ray would otherwise pack them on one.
+    With half a CPU of each of two nodes in use (`hold`) the two workers of a run come on both, each with room for decoding, as Ray
+    would otherwise pack them on one.
     """
 
-    def __init__(self, temporary: str) -> None:
+    def __init__(self, temporary: str, num_nodes: int, cpus: int) -> None:
         import ray
         from ray.cluster_utils import Cluster
 
@@ -73,12 +74,13 @@ class Machines:
         ray.init(address=self.cluster.address, logging_level="WARNING", log_to_driver=False)
         self.nodes: list[Any] = []
         self.held: dict[str, Any] = {}
-        for _ in range(2):
+        self.cpus = cpus
+        for _ in range(num_nodes):
             self.add()
 
     def add(self) -> None:
         """One more node. Only the main thread may do so."""
-        self.nodes.append(self.cluster.add_node(num_cpus=2))
+        self.nodes.append(self.cluster.add_node(num_cpus=self.cpus))
 
     def hold(self) -> None:
         """Use half a CPU of each node, also of those that came later."""
@@ -125,14 +127,14 @@ class _Holder:
 
 
 @contextmanager
-def machines() -> Iterator[Machines]:
+def machines(num_nodes: int = 2, cpus: int = 2) -> Iterator[Machines]:
     """A cluster until the block ends."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     temporary = tempfile.mkdtemp(prefix="mv", dir="/tmp")  # short: it becomes names of sockets
-    started = Machines(temporary)
+    started = Machines(temporary, num_nodes, cpus)
     try:
         yield started
     finally:

@@ -14,6 +14,7 @@ from mvgan.motion.factorize import Sample, combine
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train import codes as stage
 from mvgan.train.export import export_codes, export_weights
+from mvgan.train.kept import forget
 
 
 LOWER = f"lower --codes.chunk, or --resolution {ANOTHER_NAME}"
@@ -26,13 +27,25 @@ def find_codes(folder: RunFolder, resources: Resources) -> None:
         check_room(resources)
         export_weights(folder, "pairs")  # codes.select may have changed since stage 1 ended
         epoch = folder.commits("codes").claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-        arguments = [(folder.uri, index) for index in range(folder.run.latents)]
-        samples: list[Sample] = list(run_tasks(_factorize, arguments, resources, "codes", "latents", LOWER))
-        tensors, summary = combine(samples, folder.run)
+        tensors, summary = combine(_samples(folder, resources), folder.run)
         measures = _measures(folder, tensors, resources)
         files = stage.commit_files(folder, tensors, summary, measures)
         folder.commits("codes").write(folder.run.latents, epoch, files, {"complete": True})
     export_codes(folder)
+    forget(folder.store)
+
+
+def _samples(folder: RunFolder, resources: Resources) -> list[Sample]:
+    """Those of all latents, in the order of their indices; says how many were known from before."""
+    arguments = [(folder.uri, index) for index in range(folder.run.latents)]
+    found: list[stage.Factorized] = []
+    for latent in run_tasks(_factorize, arguments, resources, "codes", "latents", LOWER):
+        for note in latent.notes:
+            print(f"codes: {note}", flush=True)
+        found.append(latent)
+    if known := sum(latent.known for latent in found):
+        print(f"codes: {known} of {len(found)} latents were known from before", flush=True)
+    return [latent.sample for latent in found]
 
 
 def _measures(folder: RunFolder, tensors: dict[str, Tensor], resources: Resources) -> dict[stage.Measure, dict[str, Any]]:
@@ -47,7 +60,7 @@ def _measures(folder: RunFolder, tensors: dict[str, Tensor], resources: Resource
     return dict(zip(found, results, strict=True))
 
 
-def _factorize(run_uri: str, index: int) -> Sample:
+def _factorize(run_uri: str, index: int) -> stage.Factorized:
     """The task of one latent sample."""
     return stage.factorize(read_run(run_uri), index, task_device())
 

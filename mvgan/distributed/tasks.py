@@ -1,5 +1,6 @@
 """Many independent tasks on Ray, whose results are put in the order of the tasks."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +25,9 @@ AHEAD = 4
 TELL_S = 1.0
 """Least time between two lines of progress, but for the last."""
 
+ALL_VISIBLE = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+"""By this variable Ray leaves all GPUs of a node visible to a process, rather than those of its call alone."""
+
 
 def run_tasks(
     function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], resources: Resources, verb: str, unit: str, lower: str
@@ -32,16 +36,16 @@ def run_tasks(
 
     Raises Ended where a task fails for good, with `lower` as what to do when it ran out of memory.
     """
-    # max_calls 0: a GPU task that starts a process each time costs 0.8 s.
-    options: dict[str, Any] = {"num_gpus": 1, "max_calls": 0} if resources.gpu else {}
-    remote = ray.remote(num_cpus=1, **options)(function)
+    remote = ray.remote(num_cpus=1, **_options(resources))(_call)
+    if resources.gpu and resources.gpu_share < 1:
+        lower = f"raise --gpu-share, {lower}"
     results: dict[int, Any] = {}
     lost = RoomLost(replace(resources, workers=1))  # one task after another is enough to go on
     waiting: dict[Any, int] = {}
     started, told, submitted, given = time.monotonic(), 0.0, 0, 0
     while given < len(arguments):
         while submitted < min(len(arguments), given + AHEAD * IN_FLIGHT) and len(waiting) < IN_FLIGHT:
-            waiting[remote.remote(*arguments[submitted])] = submitted
+            waiting[remote.remote(function, *arguments[submitted])] = submitted
             submitted += 1
         ended, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
         if not ended:
@@ -63,6 +67,30 @@ def run_tasks(
 
 
 def task_device() -> torch.device:
-    """Where a task computes: on its GPU, or on its one CPU."""
+    """Where a task computes: on the GPU that Ray gave this call, or on its one CPU."""
     torch.set_num_threads(1)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given = ray.get_gpu_ids()
+    if not given:
+        return torch.device("cpu")
+    # Ray tells a GPU by its place on the node, or, where the node was given some of them, by its name among those.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return torch.device("cuda", visible.split(",").index(str(given[0])) if visible else int(given[0]))
+
+
+def _options(resources: Resources) -> dict[str, Any]:
+    """What a task asks of Ray beside its CPU.
+
+    A GPU task that starts a process each time costs 0.8 s, so with max_calls 0 a process stays for the next one, which may have
+    another GPU. CUDA, once started, would not see that one, were it not for ALL_VISIBLE.
+    """
+    if not resources.gpu:
+        return {}
+    return {"num_gpus": resources.gpu_share, "max_calls": 0, "runtime_env": {"env_vars": {ALL_VISIBLE: "1"}}}
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What each task runs: `function`, whose GPU memory is then given back, as the process stays."""
+    try:
+        return function(*arguments)
+    finally:
+        torch.cuda.empty_cache()

@@ -1,11 +1,12 @@
 """What evaluations keep in the run folder, so that nothing is computed twice: the figures of each part, with a hash that tells damage."""
 
-import hashlib
 import io
 from collections.abc import Sequence
 
 import numpy as np
 
+from mvgan.storage.commit import Damaged
+from mvgan.storage.sealed import read_sealed, write_sealed
 from mvgan.storage.uri import Store
 
 
@@ -13,8 +14,6 @@ FOLDER = "evaluation/features"
 
 Arrays = dict[str, np.ndarray]
 """Figures by their names."""
-
-_DIGEST = hashlib.sha256().digest_size
 
 
 class Lost(ValueError):
@@ -27,22 +26,21 @@ def keys(store: Store) -> set[str]:
 
 
 def keep(store: Store, key: str, figures: Arrays) -> None:
-    """Keep `figures` under `key`: a file of their SHA-256 and then an npz, each a whole object."""
+    """Keep `figures` under `key`, as a sealed npz."""
     out = io.BytesIO()
     np.savez(out, allow_pickle=False, **figures)
-    data = out.getvalue()
-    store.write(_path(key), hashlib.sha256(data).digest() + data)
+    write_sealed(store, _path(key), out.getvalue())
 
 
 def kept(store: Store, key: str, names: Sequence[str] | None = None) -> Arrays:
     """What is kept under `key`: the figures of these names, or all. Raises Lost."""
     try:
-        data = store.read(_path(key))
+        data = read_sealed(store, _path(key))
     except FileNotFoundError:
         raise Lost(f"{store.uri}/{_path(key)} is gone") from None
-    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
-        raise Lost(f"{store.uri}/{_path(key)} is damaged")
-    with np.load(io.BytesIO(data[_DIGEST:]), allow_pickle=False) as arrays:
+    except Damaged as error:
+        raise Lost(str(error)) from None
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in (arrays.files if names is None else names)}
 
 
