@@ -88,13 +88,13 @@ def project(
         difference = torch.stack([(a - b).square().mean() for a, b in zip(_scales(frames), targets, strict=True)]).mean()
         distance = (w - mean) @ precision @ (w - mean) / len(w)
         optimizer.zero_grad()
-        (difference + PULL * distance).backward()  # type: ignore[no-untyped-call]
+        (difference + PULL * distance).backward()
         optimizer.step()
         now = time.monotonic()
         if now > said + SAY_S or step + 1 == steps:
             said, elapsed_s = now, now - started
             eta_s = elapsed_s / (step + 1) * (steps - step - 1)
-            say(f"projection: {step + 1}/{steps} steps, difference {float(difference):.4g}, {elapsed_s:.0f} s, ETA {eta_s:.0f} s")
+            say(f"projection: {step + 1}/{steps} steps, difference {difference.item():.4g}, {elapsed_s:.0f} s, ETA {eta_s:.0f} s")
     with torch.no_grad():
         before, after = (generator.pairs_at(at[None], maps)[:, side] - wanted for at in (mean, w))
     return Projection(w.detach(), float(before.square().mean()), float(after.square().mean()))

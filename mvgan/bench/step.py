@@ -124,9 +124,7 @@ def make_contiguous(stage: PairStage) -> None:
     stage.discriminator.from_frames.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
 
-def grouped_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0
-) -> Tensor:
+def grouped_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0) -> Tensor:
     """What `modulated_conv2d` computes, as one grouped convolution with a kernel for each sample (StyleGAN2, Eq. 1-3)."""
     n, c_in, h, w = x.shape
     c_out, k = weight.shape[0], weight.shape[2]

@@ -59,9 +59,7 @@ class Linear(nn.Module):
         return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
 
 
-def modulated_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0
-) -> Tensor:
+def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False, gain: float = 1.0) -> Tensor:
     """Convolve each sample with its own style-scaled, demodulated kernel.
 
     The styles scale the inputs and the demodulation scales the outputs, which gives the grouped

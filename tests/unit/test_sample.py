@@ -85,7 +85,7 @@ def test_content_and_motion_have_seeds_of_their_own(generator: Generator) -> Non
     w, _ = generator.content(4)
     draws = torch.Generator().manual_seed(seed_of(5, "motion"))
     e = torch.randn(DRAWN, generator.run.network.w_dim, generator=draws)[1:9]
-    (walked, sides), = generator.walk(w, 9, 5, "former")
+    ((walked, sides),) = generator.walk(w, 9, 5, "former")
     with torch.no_grad():
         expected = generator.latent(w[None], e[None], generator.codes, "former")[0]
     torch.testing.assert_close(walked, expected)

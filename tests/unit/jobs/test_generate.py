@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from jobs import generate
+from jobs import _board, generate
 from mvgan.config import InputError
 from mvgan.media import decode_png
 from mvgan.sample import Generator
@@ -20,13 +20,13 @@ def flags(tiny_run: RunFolder, to: Path | str, **changes: object) -> generate.Fl
 
 @pytest.mark.parametrize(("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("1,5,9", [1, 5, 9]), ("7", [7]), ("4-5,0", [4, 5, 0]), ("3-3", [3])])
 def test_seeds(text: str, seeds: list[int]) -> None:
-    assert generate.parse_seeds(text) == seeds
+    assert _board.parse_numbers(text, "--seeds") == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "3-1", "1-2-3", "1.5", "1,1", "0-2,2", "٣"])
 def test_bad_seeds(text: str) -> None:
     with pytest.raises(InputError, match="seed"):
-        generate.parse_seeds(text)
+        _board.parse_numbers(text, "--seeds")
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_bad_seeds(text: str) -> None:
     [(None, 16, (4, 4)), (None, 5, (3, 2)), (None, 1, (1, 1)), (None, 3, (2, 2)), ("2x3", 5, (2, 3)), ("16x1", 16, (16, 1))],
 )
 def test_grid(text: str | None, count: int, shape: tuple[int, int]) -> None:
-    assert generate.parse_grid(text, count) == shape
+    assert _board.parse_grid(text, count) == shape
 
 
 @pytest.mark.parametrize("text", ["4", "4x", "axb", "0x0", "3x1", "-2x-2"])
 def test_bad_grid(text: str) -> None:
     with pytest.raises(InputError, match="grid"):
-        generate.parse_grid(text, 4)
+        _board.parse_grid(text, 4)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
@@ -59,7 +59,7 @@ def test_what_takes_long_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, cap
     """A frame takes 4 s here: a line after the third, and every third from there."""
     clock = itertools.count(0, 4)
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    assert list(generate.told(iter([np.zeros(1)] * 7), 7)) == [np.zeros(1)] * 7
+    assert list(_board.told(iter([np.zeros(1)] * 7), 7, "frames")) == [np.zeros(1)] * 7
     assert capsys.readouterr().out == "generate: 3/7 frames, 12 s, ETA 16 s\ngenerate: 6/7 frames, 24 s, ETA 4 s\n"
 
 
@@ -116,8 +116,8 @@ def test_a_folder_in_use_stays_as_it_is(tiny_run: RunFolder, tmp_path: Path) -> 
 def test_more_seeds_than_a_grid_takes(text: str) -> None:
     """Counted, not built: the first would be 80 GB."""
     with pytest.raises(InputError, match="--seeds"):
-        generate.parse_seeds(text)
-    assert len(generate.parse_seeds("0-4095")) == 4096
+        _board.parse_numbers(text, "--seeds")
+    assert len(_board.parse_numbers("0-4095", "--seeds")) == 4096
 
 
 @pytest.mark.parametrize(
