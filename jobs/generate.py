@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,14 +13,21 @@ import torch
 import tyro
 from torch import Tensor
 
-from jobs._board import MAX_CELLS, Board, Kind, Video, kind_of, parse_grid, parse_numbers
+from jobs._board import ENDINGS, MAX_BYTES, MAX_CELLS, Board, Kind, Video, kind_of, parse_grid, parse_numbers
 from jobs._cli import main
-from mvgan.config import InputError
+from mvgan.batch import MANIFEST, Batch, Format, begin, exported_sha256, groups_of
+from mvgan.config import InputError, Resources
+from mvgan.distributed.generate import generate
+from mvgan.distributed.resources import session
 from mvgan.motion.factorize import DIRECTIONS, FRAMES
 from mvgan.projection import latents_file, project, read_latents, read_picture
 from mvgan.sample import Generator
 from mvgan.storage.uri import place_of
+from mvgan.validation import validate_resources
 
+
+MAX_BATCH = 1_000_000
+"""Most videos of one batch."""
 
 SEEDS = "0-15"
 """Where none are given."""
@@ -68,14 +75,21 @@ class Flags:
     """With --code: former and latter frame side by side, of which one should stand still."""
     fps: float | None = None
     """Frames a second; by default those at which motion has its natural speed."""
+    format: Format | None = None
+    """Make each video on its own, thousands of them, over Ray: mp4 (a file each) or parquet (rows with an MP4 each) in the folder or s3://
+    prefix --out, with a manifest.json at the end. The same command again makes what is missing."""
     out: str = "video.mp4"
     """File that ends in .mp4, .webm or .gif (one that exists is replaced), or in .png (a row per video, its frames side by side), or a new
     or empty folder for PNG frames."""
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
 
 def run(flags: Flags) -> None:
     """Write the videos and print where they are."""
     _check(flags)
+    if flags.format is not None:
+        _batch(flags, flags.format)
+        return
     seeds = parse_numbers(flags.seeds or SEEDS, "--seeds")
     motions = None if flags.motion_seeds is None else parse_numbers(flags.motion_seeds, "--motion-seeds")
     kind = kind_of(flags.out)
@@ -92,6 +106,34 @@ def run(flags: Flags) -> None:
     contents = [(seed, None) for seed in seeds] if start is None else [(START_SEED, w) for w in start]
     videos = _videos(flags, generator, contents, motions, board) if code is None else _sweeps(flags, generator, contents, code, board)
     board.write(flags.out, videos, flags.fps or generator.fps)
+    print(flags.out)
+
+
+def _batch(flags: Flags, kind: Format) -> None:
+    """Make each video on its own, over Ray."""
+    validate_resources(flags.resources)
+    seeds = parse_numbers(flags.seeds or SEEDS, "--seeds", MAX_BATCH)
+    motions = None if flags.motion_seeds is None else parse_numbers(flags.motion_seeds, "--motion-seeds", MAX_BATCH)
+    if len(seeds) * len(motions or [0]) > MAX_BATCH:
+        raise InputError(f"{len(seeds)} contents with {len(motions or [0])} motions each are more than {MAX_BATCH} videos; give fewer")
+    if os.path.splitext(flags.out.rstrip("/"))[1].lower() in ENDINGS or os.path.isfile(flags.out):
+        raise InputError(f"--out {flags.out} is a file; with --format give a folder, or an s3:// prefix, for the videos")
+    generator = Generator.load(flags.run)  # refuses what cannot be used before work starts
+    run = generator.run
+    longest = MAX_BYTES // (2 * run.network.w_dim * 4)  # the noise and w of each frame, as float32
+    num_frames = flags.frames or VIDEO_FRAMES
+    if num_frames > longest:
+        raise InputError(
+            f"--frames {num_frames} is too long: the latents of a video fill {MAX_BYTES >> 30} GB of memory at {longest}; give fewer"
+        )
+    first, fps = flags.first or run.video.first, flags.fps or generator.fps
+    batch = Batch(exported_sha256(flags.run), num_frames, flags.truncation, first, fps, kind)
+    groups = groups_of(seeds, motions)
+    manifest = begin(flags.out, batch, groups)
+    if manifest is None:
+        with session(flags.resources):
+            manifest = generate(flags.run, flags.out, batch, groups, flags.resources)
+    print(f"generate: {manifest['num_videos']} videos in {len(manifest['objects'])} files, listed in {flags.out.rstrip('/')}/{MANIFEST}")
     print(flags.out)
 
 
@@ -122,6 +164,8 @@ def _check(flags: Flags) -> None:
         )
     if flags.code is not None and (flags.motion_seeds or flags.first):
         raise InputError("--code shows what one code does, without motion; leave --motion-seeds and --first away")
+    if flags.format is not None and (flags.start or flags.code or flags.grid):
+        raise InputError("--format makes each video on its own, from its seeds; leave --start, --code and --grid away")
     if flags.start is not None and flags.motion_seeds:
         raise InputError("with --start the content is given and --seeds are those of the motion; leave --motion-seeds away")
     if flags.start is not None and flags.code is not None and flags.seeds:

@@ -54,7 +54,7 @@ class Projection:
     w: Tensor
     """float32 [w_dim]."""
     before: float
-    """Mean squared difference between the picture and the frame at the mean w, both on [-1, 1]."""
+    """Mean squared difference between the picture and the frame at the mean w, clamped as it is shown, both on [-1, 1]."""
     after: float
     """The same at `w`."""
 
@@ -96,7 +96,7 @@ def project(
             eta_s = elapsed_s / (step + 1) * (steps - step - 1)
             say(f"projection: {step + 1}/{steps} steps, difference {difference.item():.4g}, {elapsed_s:.0f} s, ETA {eta_s:.0f} s")
     with torch.no_grad():
-        before, after = (generator.pairs_at(at[None], maps)[:, side] - wanted for at in (mean, w))
+        before, after = (generator.pairs_at(at[None], maps)[:, side].clamp(-1, 1) - wanted for at in (mean, w))
     return Projection(w.detach(), float(before.square().mean()), float(after.square().mean()))
 
 
