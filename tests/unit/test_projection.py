@@ -63,9 +63,7 @@ def test_the_picture_of_a_known_latent_is_found(generator: Generator, found: tup
     assert projection.before > 0.01 and projection.after < 0.02 * projection.before
 
 
-def test_a_latent_that_is_found_is_one_of_the_mappings(
-    generator: Generator, found: tuple[np.ndarray, Projection, list[str]]
-) -> None:
+def test_a_latent_that_is_found_is_one_of_the_mappings(generator: Generator, found: tuple[np.ndarray, Projection, list[str]]) -> None:
     """By its Mahalanobis distance, within what 99 of 100 mapped latents have. Reference: numpy, from other latents."""
     z = torch.randn(4000, 16, generator=torch.Generator().manual_seed(9))
     w = generator.pairs.mapping(z).double().numpy()
