@@ -23,7 +23,7 @@ SAY_S = 10.0
 MAX_SIDE = 16384
 """Most pixels of a side of the grid: what encoders of video take."""
 MAX_BYTES = 4 << 30
-"""Most memory for the frames of the grid that are held at once, and for the latents of all videos."""
+"""Most memory for the frames of the grid that are held at once."""
 PICTURE = ".png"
 ENDINGS = (*SUFFIXES, PICTURE)
 
@@ -95,8 +95,8 @@ class Board:
     height: int
     width: int
 
-    def check(self, w_dim: int) -> None:
-        """Raise InputError when it is larger than encoders take, or its videos, with latents of `w_dim`, larger than memory should hold."""
+    def check(self) -> None:
+        """Raise InputError when it is larger than encoders take, or its frames larger than memory should hold."""
         across, down, what = self.columns, self.rows, "videos"
         if self.kind == "picture":
             across, down, what = self.num_frames, self.count, "frames"
@@ -113,11 +113,6 @@ class Board:
         places = MAX_BYTES // (3 * CHUNK * 3 * self.height * self.width)  # three copies: from each video, of all, and each in its place
         if self.columns * self.rows > places:
             raise InputError(f"a grid of {across}x{down} is too large: {places} videos of {px} fit into {limit}; give fewer")
-        longest = MAX_BYTES // (self.count * 2 * w_dim * 4)  # the noise and w of each frame, as float32
-        if self.num_frames > longest:
-            raise InputError(
-                f"--frames {self.num_frames} is too long for {self.count} videos: their latents fill {limit} at {longest}; give fewer"
-            )
 
     def write(self, out: str, videos: Sequence[Video], fps: float) -> None:
         """Make the videos and put them in place, whole, on a local disk or on S3; prints how far it is where it takes long."""

@@ -13,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from jobs._board import ENDINGS, MAX_BYTES, MAX_CELLS, Board, Kind, Video, kind_of, parse_grid, parse_numbers
+from jobs._board import ENDINGS, MAX_CELLS, Board, Kind, Video, kind_of, parse_grid, parse_numbers
 from jobs._cli import main
 from mvgan.batch import MANIFEST, Batch, Format, begin, exported_sha256, groups_of
 from mvgan.config import InputError, Resources
@@ -73,6 +73,12 @@ class Flags:
     as its clips have frames."""
     both: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --code: former and latter frame side by side, of which one should stand still."""
+    interpolate: int = 0
+    """0 shows former and latter frames in turn, as in training. R of 1 or more shows one side alone, R frames for every two steps, with
+    latents between them: smooth; 2 keeps the number of frames, 16 makes eight times as many."""
+    hold: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """For long videos: keep latents where the mapping network puts them. Without it steps add up, and after some hundred frames pictures
+    are no longer those of the training set."""
     fps: float | None = None
     """Frames a second; by default those at which motion has its natural speed."""
     format: Format | None = None
@@ -100,12 +106,12 @@ def run(flags: Flags) -> None:
         motions = seeds
     rows = len(seeds) if start is None else len(start) if isinstance(start, Tensor) else 1
     board = _board(flags, kind, generator, rows, motions)
-    board.check(generator.run.network.w_dim)
+    board.check()
     if isinstance(start, np.ndarray):
         start = _projected(flags, generator, start, code)
     contents = [(seed, None) for seed in seeds] if start is None else [(START_SEED, w) for w in start]
     videos = _videos(flags, generator, contents, motions, board) if code is None else _sweeps(flags, generator, contents, code, board)
-    board.write(flags.out, videos, flags.fps or generator.fps)
+    board.write(flags.out, videos, flags.fps or generator.fps(flags.interpolate))
     print(flags.out)
 
 
@@ -119,15 +125,10 @@ def _batch(flags: Flags, kind: Format) -> None:
     if os.path.splitext(flags.out.rstrip("/"))[1].lower() in ENDINGS or os.path.isfile(flags.out):
         raise InputError(f"--out {flags.out} is a file; with --format give a folder, or an s3:// prefix, for the videos")
     generator = Generator.load(flags.run)  # refuses what cannot be used before work starts
-    run = generator.run
-    longest = MAX_BYTES // (2 * run.network.w_dim * 4)  # the noise and w of each frame, as float32
-    num_frames = flags.frames or VIDEO_FRAMES
-    if num_frames > longest:
-        raise InputError(
-            f"--frames {num_frames} is too long: the latents of a video fill {MAX_BYTES >> 30} GB of memory at {longest}; give fewer"
-        )
-    first, fps = flags.first or run.video.first, flags.fps or generator.fps
-    batch = Batch(exported_sha256(flags.run), num_frames, flags.truncation, first, fps, kind)
+    first, fps = flags.first or generator.run.video.first, flags.fps or generator.fps(flags.interpolate)
+    batch = Batch(
+        exported_sha256(flags.run), flags.frames or VIDEO_FRAMES, flags.truncation, first, fps, kind, flags.interpolate, flags.hold
+    )
     groups = groups_of(seeds, motions)
     manifest = begin(flags.out, batch, groups)
     if manifest is None:
@@ -154,6 +155,8 @@ def _check(flags: Flags) -> None:
         raise InputError(f"--frames is {flags.frames}; a video has at least 1 frame")
     if not 0 <= flags.truncation <= 2:
         raise InputError(f"--truncation is {flags.truncation}; give a number from 0 (the mean alone) to 1 (all variety)")
+    if flags.interpolate < 0:
+        raise InputError(f"--interpolate is {flags.interpolate}; give 0, or the frames for every two steps, such as 2")
     if flags.fps is not None and not 0 < flags.fps <= 1000:
         raise InputError(f"--fps is {flags.fps}; give a number above 0, or leave it away for natural speed")
     if flags.alpha is not None and not 0 < flags.alpha < math.inf:
@@ -162,8 +165,8 @@ def _check(flags: Flags) -> None:
         raise InputError(
             f"{'--both' if flags.both else '--alpha'} is of a motion code, which is not given; name one by --code, such as forward:1"
         )
-    if flags.code is not None and (flags.motion_seeds or flags.first):
-        raise InputError("--code shows what one code does, without motion; leave --motion-seeds and --first away")
+    if flags.code is not None and (flags.motion_seeds or flags.first or flags.interpolate or flags.hold):
+        raise InputError("--code shows what one code does, without motion; leave --motion-seeds, --first, --interpolate and --hold away")
     if flags.format is not None and (flags.start or flags.code or flags.grid):
         raise InputError("--format makes each video on its own, from its seeds; leave --start, --code and --grid away")
     if flags.start is not None and flags.motion_seeds:
@@ -214,7 +217,16 @@ def _projected(flags: Flags, generator: Generator, picture: np.ndarray, code: tu
 def _videos(flags: Flags, generator: Generator, contents: Sequence[Content], motions: Sequence[int] | None, board: Board) -> list[Video]:
     """A video for each motion of each content; without motions that of the content's seed."""
     return [
-        generator.stream(seed, board.num_frames, flags.truncation, motion_seed=motion, first=flags.first, w=w)
+        generator.stream(
+            seed,
+            board.num_frames,
+            flags.truncation,
+            motion_seed=motion,
+            first=flags.first,
+            w=w,
+            interpolate=flags.interpolate,
+            hold=flags.hold,
+        )
         for seed, w in contents
         for motion in (motions or [seed])
     ]

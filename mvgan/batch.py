@@ -61,6 +61,8 @@ class Batch:
     first: Side
     fps: float
     format: Format
+    interpolate: int = 0
+    hold: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,5 +189,8 @@ def _mp4(generator: Generator, batch: Batch, video: Video) -> bytes:
 def _frames(generator: Generator, batch: Batch, video: Video) -> Iterator[np.ndarray]:
     """Its frames uint8 [3, h, w], in bounded memory."""
     seed, motion = video
-    for piece in generator.stream(seed, batch.num_frames, batch.truncation, motion_seed=motion, first=batch.first):
+    for piece in generator.stream(
+        seed, batch.num_frames, batch.truncation,
+        motion_seed=motion, first=batch.first, interpolate=batch.interpolate, hold=batch.hold,
+    ):  # fmt: skip
         yield from piece

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, InputError, Run, from_dict
+from mvgan.motion.walk import Hold, between, chunks, fit_distribution, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.storage.uri import Store, open_store
@@ -20,11 +21,10 @@ from mvgan.validation import check_pairs, validate
 
 
 CHUNK = 32
-"""Frames synthesized at once."""
+"""Frames synthesized at once, and steps whose noise is one draw, so that a longer video begins with a shorter one; even."""
 
-DRAWN = 32
-"""Frames whose motion noise is one draw, so that a longer video begins with a shorter one."""
-
+HOLD_WALKS, HOLD_STEPS = 16, 512
+"""Walks, and steps of each, that tell how strongly walks must be held."""
 
 Maps = dict[int, Tensor]
 """A noise map [1, 1, res, res] for each layer that takes one, by the layer's index."""
@@ -77,10 +77,9 @@ class Generator:
             network.to(device).eval().requires_grad_(False)
         return cls(run, source_fps, pairs, stacked.to(device), latent)
 
-    @property
-    def fps(self) -> float:
-        """Frame rate at which motion has its natural speed: that of the source over the stride of stage 3."""
-        return self.source_fps / self.run.stride
+    def fps(self, interpolate: int = 0) -> float:
+        """Frame rate at which motion has its natural speed: that of the source over the stride of stage 3, for the steps of the walk."""
+        return self.source_fps / self.run.stride * (interpolate / 2 if interpolate else 1)
 
     def sample(self, seeds: Sequence[int], num_frames: int, truncation: float = 1.0) -> np.ndarray:
         """One video per seed, uint8 [len(seeds), num_frames, 3, h, w]: the `stream` of each, whole."""
@@ -102,18 +101,23 @@ class Generator:
         motion_seed: int | None = None,
         first: Side | None = None,
         w: Tensor | None = None,
+        interpolate: int = 0,
+        hold: bool = False,
     ) -> Iterator[np.ndarray]:
         """The video of a seed, always the same, in pieces uint8 [t, 3, h, w] of up to CHUNK frames; a longer one begins with it.
 
-        Memory holds the latents of the whole video but the activations of one piece. truncation: 1 keeps all variety,
-        lower values draw the content towards the mean. motion_seed: that of the motion, by default `seed` too. first: the
-        side of the first frame, by default the run's. w: the content [w_dim] in place of the seed's, which then decides the
-        noise maps alone; it is not truncated. Raises ValueError when there is no frame, or w has another shape.
+        Memory holds one piece, however long the video. truncation: 1 keeps all variety, lower values draw the content towards
+        the mean. motion_seed: that of the motion, by default `seed` too. first: the side of the first frame, by default the
+        run's. w: the content [w_dim] in place of the seed's, which then decides the noise maps alone; it is not truncated.
+        interpolate: 0 shows the sides in turn (eq. 11), r shows the first one alone, r frames for every two steps, so that 2
+        keeps the speed. hold: keep w where the mapping network puts it, so that a video may last for hours (`mvgan.motion.walk`).
+        Raises ValueError when there is no frame, or w has another shape.
         """
         if num_frames < 1:
             raise ValueError(f"num_frames is {num_frames}; a video has at least 1 frame")
         start, maps = self.content(seed, truncation, w)
-        for ws, sides in self.walk(start, num_frames, seed if motion_seed is None else motion_seed, first or self.run.video.first):
+        motion, first = seed if motion_seed is None else motion_seed, first or self.run.video.first
+        for ws, sides in self.walk(start, num_frames, motion, first, interpolate, self.hold if hold else None):
             yield to_uint8(self.pairs_at(ws, maps)[torch.arange(len(ws)), sides])
 
     @torch.no_grad()
@@ -150,16 +154,35 @@ class Generator:
         return w.to(device, torch.float32), maps
 
     @torch.no_grad()
-    def walk(self, w: Tensor, num_frames: int, motion_seed: int, first: Side) -> Iterator[tuple[Tensor, list[int]]]:
+    def walk(
+        self, w: Tensor, num_frames: int, motion_seed: int, first: Side, interpolate: int = 0, hold: Hold | None = None
+    ) -> Iterator[tuple[Tensor, list[int]]]:
         """The latents of a video that starts from w [w_dim], in pieces w [t, w_dim] of up to CHUNK frames, with the side each one shows."""
         draw = torch.Generator().manual_seed(seed_of(motion_seed, "motion"))
-        # Row t is the noise of the step to frame t; nothing leads to frame 0.
-        rows = [torch.randn(DRAWN, self.run.network.w_dim, generator=draw) for _ in range(0, num_frames, DRAWN)]
-        e = torch.cat(rows)[1:num_frames].to(w.device)
-        ws = self.latent(w[None], e[None], self.codes, first)[0]
-        sides = shown_sides(num_frames, first)
-        for place in range(0, num_frames, CHUNK):
-            yield ws[place : place + CHUNK], sides[place : place + CHUNK]
+
+        def noise(_: int) -> Tensor:
+            return torch.randn(1, CHUNK, self.run.network.w_dim, generator=draw).to(w.device)
+
+        pieces = chunks(self.latent, w[None] if hold is None else hold.anchor(w[None]), noise, self.codes, first, CHUNK, hold)
+        pieces = between(pieces, interpolate) if interpolate else pieces
+        done = 0
+        for ws in (part for piece in pieces for part in piece[0].split(CHUNK)):
+            ws = ws[: num_frames - done]
+            # CHUNK is even, so each piece of a walk begins on the first side.
+            yield ws, shown_sides(1, first) * len(ws) if interpolate else shown_sides(len(ws), first)
+            done += len(ws)
+            if done == num_frames:
+                return
+
+    @functools.cached_property
+    def hold(self) -> Hold:
+        """What keeps walks of this generator on its latent distribution; measured at the first use."""
+        draw = torch.Generator().manual_seed(seed_of(self.run.seed, "hold"))
+        network, device = self.run.network, self.codes.device
+        distribution = fit_distribution(self.pairs.mapping, draw, network.z_dim, device)
+        w = self.pairs.mapping(torch.randn(HOLD_WALKS, network.z_dim, generator=draw).to(device))
+        noise = torch.randn(HOLD_WALKS, HOLD_STEPS, network.w_dim, generator=draw).to(device)
+        return hold_of(self.latent, w, noise, self.codes, self.run.video.first, distribution)
 
     def pairs_at(self, ws: Tensor, maps: Maps) -> Tensor:
         """The frame pairs of latents ws [t, w_dim] with the same noise maps: [t, 2, 3, h, w] around [-1, 1], in float32."""

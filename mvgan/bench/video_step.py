@@ -61,7 +61,7 @@ def training(step: VideoStep, per_frame: bool) -> Iterator[int]:
     """Clips trained on, after each step, in this process, which renders frame by frame from then on where that is asked for."""
     torch.set_num_threads(1)
     if per_frame:
-        mvgan.train.video.render = frame_by_frame  # type: ignore[assignment]
+        mvgan.train.video.render = frame_by_frame
     run, device = step.run(), torch.device(step.device)
     torch.manual_seed(0)
     generator = Generator(run.network, run.resolution)

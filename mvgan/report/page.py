@@ -71,7 +71,7 @@ def _videos(facts: Facts) -> markup.Section:
     if facts.generator is None:
         return markup.Section("videos", "Videos", markup.notice(f"No videos yet: {', '.join(facts.missing)} not finished."))
     run, generator = facts.folder.run, facts.generator
-    frames, rate = run.video.num_frames, f"{generator.fps:.4g} frames a second, the natural speed"
+    frames, rate = run.video.num_frames, f"{generator.fps():.4g} frames a second, the natural speed"
     movies = [
         markup.movie(
             pictures.generated_movie(generator, range(16), frames, MOVIE_COLUMNS),

@@ -119,7 +119,7 @@ def _code_picture(generator: nets.Generator, w: Tensor, base: Tensor, code: Tens
 
 def generated_movie(generator: Generator, seeds: range, num_frames: int, columns: int) -> bytes:
     """MP4 of videos of `seeds` in a grid, row by row, at their natural speed."""
-    return encode_video(_tile(generator.sample(seeds, num_frames), columns), generator.fps, ".mp4")
+    return encode_video(_tile(generator.sample(seeds, num_frames), columns), generator.fps(), ".mp4")
 
 
 def real_movie(shards: ShardSet, folder: RunFolder, count: int, columns: int) -> bytes:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load, save
 
 from mvgan.config import InputError
-from mvgan.sample import CHUNK, DRAWN, Generator
+from mvgan.motion.walk import INNER
+from mvgan.sample import CHUNK, Generator
 from mvgan.storage.run import RunFolder
 from mvgan.train.pairs import to_uint8
 from mvgan.train.state import seed_of
@@ -25,7 +26,7 @@ def test_shape_kind_and_speed(generator: Generator) -> None:
     """Speed against the source: the synthetic videos have 25 frames a second, and every second one was a clip's."""
     videos = generator.sample([3, 1], 5)
     assert videos.shape == (2, 5, 3, 16, 16) and videos.dtype == np.uint8
-    assert generator.fps == 12.5
+    assert generator.fps() == generator.fps(2) == 12.5 and generator.fps(16) == 100
 
 
 def test_a_seed_is_a_video(generator: Generator) -> None:
@@ -84,7 +85,7 @@ def test_content_and_motion_have_seeds_of_their_own(generator: Generator) -> Non
     assert (other[0] == plain[0]).all() and (other[1:] != plain[1:]).any()
     w, _ = generator.content(4)
     draws = torch.Generator().manual_seed(seed_of(5, "motion"))
-    e = torch.randn(DRAWN, generator.run.network.w_dim, generator=draws)[1:9]
+    e = torch.randn(CHUNK, generator.run.network.w_dim, generator=draws)[:8]
     ((walked, sides),) = generator.walk(w, 9, 5, "former")
     with torch.no_grad():
         expected = generator.latent(w[None], e[None], generator.codes, "former")[0]
@@ -95,8 +96,8 @@ def test_content_and_motion_have_seeds_of_their_own(generator: Generator) -> Non
 def test_a_walk_does_not_depend_on_its_length(generator: Generator) -> None:
     """Over a border of what is drawn at once: exactly the same noise, so the latents differ by no more than rounding."""
     w, _ = generator.content(1)
-    long, short = (torch.cat([ws for ws, _ in generator.walk(w, length, 1, "latter")]) for length in (2 * DRAWN + 5, DRAWN + 1))
-    torch.testing.assert_close(long[: DRAWN + 1], short)
+    long, short = (torch.cat([ws for ws, _ in generator.walk(w, length, 1, "latter")]) for length in (2 * CHUNK + 5, CHUNK + 1))
+    torch.testing.assert_close(long[: CHUNK + 1], short)
 
 
 def test_either_side_opens_the_video(generator: Generator) -> None:
@@ -204,3 +205,42 @@ def test_other_codes_than_the_settings_say_are_refused(copied: Path) -> None:
     path = copied / "codes.safetensors"
     path.write_bytes(save({name: tensor[:1].contiguous() for name, tensor in load(path.read_bytes()).items()}))
     assert "backward is [1, 32]; by the settings it is [2, 32]" in refusal(copied)
+
+
+@pytest.mark.parametrize("factor", [2, 5])
+def test_interpolated_videos_show_one_side(generator: Generator, factor: int) -> None:
+    """Against the plain walk: every second frame of it, which its side shows, is a frame here; between two of them w lies on a line."""
+    w, _ = generator.content(2)
+    plain = torch.cat([ws for ws, _ in generator.walk(w, 2 * CHUNK + 1, 2, "latter")])
+    pieces = list(generator.walk(w, factor * CHUNK + 1, 2, "latter", factor))
+    ws, sides = torch.cat([ws for ws, _ in pieces]), [side for _, sides in pieces for side in sides]
+    assert max(len(ws) for ws, _ in pieces) <= CHUNK and sides == [1] * len(ws)
+    torch.testing.assert_close(ws[::factor], plain[::2])
+    second = ws.diff(n=2, dim=0).abs().amax(1)
+    assert second[torch.arange(len(second)) % factor != factor - 1].max() < 1e-5 if factor > 2 else True
+    plain_frames, frames = (np.concatenate(list(generator.stream(2, 9, interpolate=r))).astype(int) for r in (0, factor))
+    assert np.abs(frames[factor] - plain_frames[2]).max() <= 1
+
+
+def test_interpolated_videos_do_not_alternate(generator: Generator) -> None:
+    """The two sides of an untrained pair differ much: shown in turn they make second differences as large as that, one side does not."""
+    w, maps = generator.content(2)
+
+    def roughness(factor: int) -> float:
+        """Mean square of second differences over that of first ones, before frames are rounded."""
+        video = torch.cat([generator.pairs_at(ws, maps)[range(len(ws)), sides] for ws, sides in generator.walk(w, 33, 2, "latter", factor)])
+        return float(video.diff(n=2, dim=0).square().mean() / video.diff(dim=0).square().mean())
+
+    jumps, steps = roughness(0), roughness(4)
+    assert jumps > 3.5 and steps < 1  # an alternation has 4, a straight line 0
+
+
+def test_a_held_walk_stays_on_the_distribution(generator: Generator) -> None:
+    """Against the quantile of distances of mapped w; the same again; its content is drawn in where it is far from the mean."""
+    distribution = generator.hold.distribution
+    for seed in range(4):
+        w, _ = generator.content(seed)
+        ws = torch.cat([ws for ws, _ in generator.walk(w, 200, seed, "latter", hold=generator.hold)])
+        assert distribution.distance(ws).max() <= distribution.quantile(INNER) * 1.0001
+        again = torch.cat([ws for ws, _ in generator.walk(w, 70, seed, "latter", hold=generator.hold)])
+        torch.testing.assert_close(ws[:70], again)
