@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs._cli import main
-from mvgan.bench import data, frechet, step, windows
+from mvgan.bench import data, frechet, jacobian, rpca, step, windows
 from mvgan.bench.harness import Benchmark, compare, require, summary, table
 from mvgan.config import InputError, Run
 from mvgan.validation import validate
@@ -19,16 +19,17 @@ from mvgan.validation import validate
 class Flags:
     """Flags of this verb."""
 
-    name: Annotated[Literal["data", "windows", "step", "frechet"], tyro.conf.Positional]
+    name: Annotated[Literal["data", "windows", "step", "jacobian", "rpca", "frechet"], tyro.conf.Positional]
     """data: pairs from shards against OpenCV's random access, and the plain loop against Ray Data. windows: pairs per
-    piece and pieces per window. step: training of stage 1 against the same networks as the papers write them. frechet:
-    the Frechet distance against scipy's matrix root."""
+    piece and pieces per window. step: training of stage 1 against the same networks as the papers write them. jacobian: Grams
+    by forward mode against the released reverse mode. rpca: the low-rank factorization against the released one. frechet: the
+    Frechet distance against scipy's matrix root."""
     resolution: int = 256
     """Frame size in pixels, a power of two."""
     device: str = "cpu"
-    """Where it is computed: cpu (one core), or cuda (step)."""
+    """Where it is computed: cpu (one core), or cuda (step, jacobian)."""
     channel_base: int | None = None
-    """Channels times resolution (step); without it 4096 on a CPU, with at most 256 channels, else 32768 with at most 512."""
+    """Channels times resolution (step, jacobian); without it 4096 on a CPU, with at most 256 channels, else 32768 with at most 512."""
     batch: int | None = None
     """Pairs of a step (step); without it 8 on a CPU, else 32."""
     videos: str | None = None
@@ -43,6 +44,10 @@ class Flags:
     """Length of a turn."""
     warm_seconds: float = 8
     """Time between the first items of a turn and its measured part."""
+
+
+WIDTHS = {True: (4096, 256), False: (32768, 512)}
+"""channel_base and channel_max on a CPU, and on a GPU."""
 
 
 def run(flags: Flags) -> None:
@@ -76,13 +81,20 @@ def _windows(flags: Flags) -> Benchmark:
 
 
 def _step(flags: Flags) -> Benchmark:
-    on_cpu = flags.device == "cpu"
-    base, batch, most = (4096, 8, 256) if on_cpu else (32768, 32, 512)
+    (base, most), batch = WIDTHS[flags.device == "cpu"], 8 if flags.device == "cpu" else 32
     base, batch = (given if given is not None else usual for given, usual in ((flags.channel_base, base), (flags.batch, batch)))
     measured = step.Step(flags.resolution, flags.device, base, most, batch)
     step.check(measured)
     validate(measured.run("fp32"))
     return step.benchmark(measured)
+
+
+def _jacobian(flags: Flags) -> Benchmark:
+    base, most = WIDTHS[flags.device == "cpu"]
+    measured = jacobian.Jacobian(flags.resolution, flags.device, flags.channel_base if flags.channel_base is not None else base, most)
+    step.check_device(measured.device)
+    validate(measured.run())
+    return jacobian.benchmark(measured)
 
 
 def _shards(flags: Flags) -> tuple[Run, str, str]:
@@ -97,6 +109,8 @@ BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {
     "data": _data,
     "windows": _windows,
     "step": _step,
+    "jacobian": _jacobian,
+    "rpca": lambda _: rpca.benchmark(),
     "frechet": lambda _: frechet.benchmark(),
 }
 
@@ -106,6 +120,8 @@ READS = {
     "data": ("resolution", "videos", "storage", "out"),
     "windows": ("resolution", "videos", "out"),
     "step": ("resolution", "device", "channel_base", "batch"),
+    "jacobian": ("resolution", "device", "channel_base"),
+    "rpca": (),
     "frechet": (),
 }
 """Flags that each benchmark reads."""

@@ -1,33 +1,45 @@
 """Videos from a finished run."""
 
+import functools
 import math
 import os
 import re
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 
+from jobs._board import ENDINGS, MAX_BYTES, MAX_CELLS, Board, Kind, Video, kind_of, parse_grid, parse_numbers
 from jobs._cli import main
-from mvgan.config import InputError
-from mvgan.media import SUFFIXES, encode_png, grid, write_movie
-from mvgan.sample import CHUNK, Generator
-from mvgan.storage.uri import open_store
+from mvgan.batch import MANIFEST, Batch, Format, begin, exported_sha256, groups_of
+from mvgan.config import InputError, Resources
+from mvgan.distributed.generate import generate
+from mvgan.distributed.resources import session
+from mvgan.motion.factorize import DIRECTIONS, FRAMES
+from mvgan.projection import latents_file, project, read_latents, read_picture
+from mvgan.sample import Generator
+from mvgan.storage.uri import place_of
+from mvgan.validation import validate_resources
 
 
-MAX_SEEDS = 4096
-SAY_S = 10.0
-"""Time between two lines about how far it is."""
-"""Most videos in one grid."""
-MAX_SIDE = 16384
-"""Most pixels of a side of the grid: what encoders of video take."""
-MAX_BYTES = 4 << 30
-"""Most memory for the frames of the grid that are held at once, and for the latents of all videos."""
+MAX_BATCH = 1_000_000
+"""Most videos of one batch."""
+
+SEEDS = "0-15"
+"""Where none are given."""
+
+VIDEO_FRAMES, PICTURE_FRAMES = 64, 9
+"""Frames of a video, and of its row in a picture, where none are asked for."""
+
+START_SEED = 0
+"""Of the noise maps of videos with a given start."""
+
+Content = tuple[int, Tensor | None]
+"""A seed, and a latent w [w_dim] in place of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,143 +48,189 @@ class Flags:
 
     run: str = tyro.MISSING
     """Run folder or s3:// prefix: what a training command printed."""
-    seeds: str = "0-15"
-    """Which videos: 0-15, or 1,5,9, or both kinds mixed. A seed gives the same video whichever others it is drawn with."""
-    frames: int = 64
-    """Length of each video in frames."""
+    seeds: str | None = None
+    """Which videos: 0-15 (as without it), or 1,5,9, or both kinds mixed. A seed gives the same video whichever others it is drawn with."""
+    motion_seeds: str | None = None
+    """Seeds of the motion, which is otherwise that of --seeds: a row per seed of --seeds (the content), a column per seed of the motion."""
+    frames: int | None = None
+    """Length of each video in frames; without it 64, or 9 in a .png. A longer video begins with the shorter one."""
     grid: Annotated[str | None, tyro.conf.arg(metavar="COLUMNSxROWS")] = None
     """Arrangement of the videos, such as 4x4; by default nearly square."""
     truncation: float = 0.7
     """1 keeps all variety of content, lower values draw it towards the mean, where pictures are better."""
+    first: Literal["former", "latter"] | None = None
+    """Which frame of the first pair opens the video; by default that of the run's training."""
+    start: Annotated[str | None, tyro.conf.arg(metavar="PICTURE|FILE.safetensors")] = None
+    """Content to start from in place of the seeds', which are then those of the motion. A PNG or JPEG picture: the latent whose frame is
+    most like its centre square is searched for and kept beside --out (NAME.w.safetensors). Or such a file: a tensor w, [w_dim], or
+    [n, w_dim] for n rows of videos. It is not truncated."""
+    code: Annotated[str | None, tyro.conf.arg(metavar="backward:N|forward:N")] = None
+    """Show what one motion code does, such as forward:3 (numbered from 1, as in report.html), instead of making videos: the frame that
+    it edits (backward the former, forward the latter), from --alpha steps against the code to as many along it, and back; in a .png
+    one way, a row per seed."""
+    alpha: float | None = None
+    """How far to go along --code, in the longest steps that stage 3 takes along it in one frame (residual times scale); without it as many
+    as its clips have frames."""
+    both: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --code: former and latter frame side by side, of which one should stand still."""
     fps: float | None = None
     """Frames a second; by default those at which motion has its natural speed."""
+    format: Format | None = None
+    """Make each video on its own, thousands of them, over Ray: mp4 (a file each) or parquet (rows with an MP4 each) in the folder or s3://
+    prefix --out, with a manifest.json at the end. The same command again makes what is missing."""
     out: str = "video.mp4"
-    """File that ends in .mp4, .webm or .gif (one that exists is replaced), or a new or empty folder for PNG frames."""
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0-15`, `1,5,9` or `0-3,8` -> the seeds in their order. Raises InputError."""
-    advice = "give whole numbers from 0 on, such as 0-15 or 1,5,9"
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part, flags=re.ASCII)
-        if not match:
-            raise InputError(f"cannot read {part!r} in --seeds {text!r}; {advice}")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise InputError(f"--seeds {text!r} counts down from {first} to {last}; {advice}")
-        if len(seeds) + last - first >= MAX_SEEDS:  # counted before they are there
-            raise InputError(f"--seeds {text!r} names more than {MAX_SEEDS} videos, the most that one grid takes; give fewer")
-        seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {text!r} names a seed twice; {advice}")
-    return seeds
-
-
-def parse_grid(text: str | None, count: int) -> tuple[int, int]:
-    """`4x3` -> 4 columns and 3 rows; None -> nearly square. Raises InputError when `count` videos do not fit."""
-    if text is None:
-        columns = math.ceil(math.sqrt(count))
-        return columns, math.ceil(count / columns)
-    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip(), flags=re.ASCII)
-    if not match:
-        raise InputError(f"cannot read --grid {text!r}; give columns and rows, such as 4x4")
-    columns, rows = int(match[1]), int(match[2])
-    if columns * rows < count:
-        raise InputError(f"--grid {text} has {columns * rows} places for {count} seeds; take a larger grid or fewer seeds")
-    return columns, rows
-
-
-def check_size(generator: Generator, num_seeds: int, num_frames: int, shape: tuple[int, int]) -> None:
-    """Raise InputError when the grid is larger than encoders take, or its videos larger than memory should hold."""
-    columns, rows = shape
-    size, limit = generator.run.resolution, f"{MAX_BYTES >> 30} GB of memory"
-    if max(shape) * size > MAX_SIDE:
-        raise InputError(
-            f"a grid of {columns}x{rows} videos of {size} px has {columns * size} x {rows * size} pixels, "
-            f"and a side has at most {MAX_SIDE}; give at most {MAX_SIDE // size} columns and rows by --grid"
-        )
-    places = MAX_BYTES // (3 * CHUNK * 3 * size**2)  # three copies: from each video, of all, and each in its place
-    if columns * rows > places:
-        raise InputError(f"a grid of {columns}x{rows} is too large: {places} videos of {size} px fit into {limit}; give fewer")
-    longest = MAX_BYTES // (num_seeds * 2 * generator.run.network.w_dim * 4)  # the noise and w of each frame, as float32
-    if num_frames > longest:
-        raise InputError(f"--frames {num_frames} is too long for {num_seeds} videos: their latents fill {limit} at {longest}; give fewer")
-
-
-def is_folder(out: str) -> bool:
-    """Whether `out` is a folder for PNG frames, rather than a video file. Raises InputError when it can be neither."""
-    suffix = os.path.splitext(out.rstrip("/"))[1].lower()
-    if out.endswith("/") or not suffix or os.path.isdir(out):
-        if os.path.isfile(out):
-            raise InputError(f"--out {out} is a file without a known ending; give a folder, or a file that ends in {', '.join(SUFFIXES)}")
-        if open_store(out).list():
-            raise InputError(
-                f"--out {out} is a folder that is not empty; give a new or empty one, or a name that ends in {', '.join(SUFFIXES)}"
-            )
-        return True
-    if suffix not in SUFFIXES:
-        raise InputError(f"--out {out} ends in {suffix!r}; give a file that ends in {', '.join(SUFFIXES)}, or a folder for PNG frames")
-    return False
-
-
-def board(generator: Generator, seeds: Sequence[int], num_frames: int, truncation: float, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The frames uint8 [3, H, W] of all videos side by side.
-
-    Memory holds the activations of one piece of one video.
-    """
-    columns, rows = shape
-    for parts in zip(*(generator.stream(seed, num_frames, truncation) for seed in seeds), strict=True):
-        pieces = np.stack(parts)
-        cells = np.zeros((columns * rows, *pieces.shape[1:]), np.uint8)
-        cells[: len(pieces)] = pieces
-        for index in range(cells.shape[1]):
-            yield grid(cells[:, index], columns)
-
-
-def told(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """The same frames; prints how far they are where they take long."""
-    started = said = time.monotonic()
-    for index, frame in enumerate(frames, 1):
-        yield frame
-        now = time.monotonic()
-        if now > said + SAY_S:
-            said, elapsed_s = now, now - started
-            print(f"generate: {index}/{count} frames, {elapsed_s:.0f} s, ETA {elapsed_s / index * (count - index):.0f} s", flush=True)
+    """File that ends in .mp4, .webm or .gif (one that exists is replaced), or in .png (a row per video, its frames side by side), or a new
+    or empty folder for PNG frames."""
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
 
 def run(flags: Flags) -> None:
     """Write the videos and print where they are."""
-    seeds = parse_seeds(flags.seeds)
-    shape = parse_grid(flags.grid, len(seeds))
-    if flags.frames < 1:
+    _check(flags)
+    if flags.format is not None:
+        _batch(flags, flags.format)
+        return
+    seeds = parse_numbers(flags.seeds or SEEDS, "--seeds")
+    motions = None if flags.motion_seeds is None else parse_numbers(flags.motion_seeds, "--motion-seeds")
+    kind = kind_of(flags.out)
+    generator = Generator.load(flags.run, "cuda" if torch.cuda.is_available() else "cpu")
+    code = None if flags.code is None else parse_code(flags.code, generator.run.num_codes)
+    start = _start(flags.start, generator)
+    if start is not None and code is None:
+        motions = seeds
+    rows = len(seeds) if start is None else len(start) if isinstance(start, Tensor) else 1
+    board = _board(flags, kind, generator, rows, motions)
+    board.check(generator.run.network.w_dim)
+    if isinstance(start, np.ndarray):
+        start = _projected(flags, generator, start, code)
+    contents = [(seed, None) for seed in seeds] if start is None else [(START_SEED, w) for w in start]
+    videos = _videos(flags, generator, contents, motions, board) if code is None else _sweeps(flags, generator, contents, code, board)
+    board.write(flags.out, videos, flags.fps or generator.fps)
+    print(flags.out)
+
+
+def _batch(flags: Flags, kind: Format) -> None:
+    """Make each video on its own, over Ray."""
+    validate_resources(flags.resources)
+    seeds = parse_numbers(flags.seeds or SEEDS, "--seeds", MAX_BATCH)
+    motions = None if flags.motion_seeds is None else parse_numbers(flags.motion_seeds, "--motion-seeds", MAX_BATCH)
+    if len(seeds) * len(motions or [0]) > MAX_BATCH:
+        raise InputError(f"{len(seeds)} contents with {len(motions or [0])} motions each are more than {MAX_BATCH} videos; give fewer")
+    if os.path.splitext(flags.out.rstrip("/"))[1].lower() in ENDINGS or os.path.isfile(flags.out):
+        raise InputError(f"--out {flags.out} is a file; with --format give a folder, or an s3:// prefix, for the videos")
+    generator = Generator.load(flags.run)  # refuses what cannot be used before work starts
+    run = generator.run
+    longest = MAX_BYTES // (2 * run.network.w_dim * 4)  # the noise and w of each frame, as float32
+    num_frames = flags.frames or VIDEO_FRAMES
+    if num_frames > longest:
+        raise InputError(
+            f"--frames {num_frames} is too long: the latents of a video fill {MAX_BYTES >> 30} GB of memory at {longest}; give fewer"
+        )
+    first, fps = flags.first or run.video.first, flags.fps or generator.fps
+    batch = Batch(exported_sha256(flags.run), num_frames, flags.truncation, first, fps, kind)
+    groups = groups_of(seeds, motions)
+    manifest = begin(flags.out, batch, groups)
+    if manifest is None:
+        with session(flags.resources):
+            manifest = generate(flags.run, flags.out, batch, groups, flags.resources)
+    print(f"generate: {manifest['num_videos']} videos in {len(manifest['objects'])} files, listed in {flags.out.rstrip('/')}/{MANIFEST}")
+    print(flags.out)
+
+
+def parse_code(text: str, num_codes: int) -> tuple[int, int]:
+    """`forward:3` -> the side that the code edits and its number from 0: (1, 2). Raises InputError when there is no such code."""
+    there = f"the codes of this generator are backward:1 to backward:{num_codes} and forward:1 to forward:{num_codes}"
+    match = re.fullmatch(rf"({'|'.join(DIRECTIONS)}):(\d{{1,9}})", text.strip(), flags=re.ASCII)
+    if not match:
+        raise InputError(f"cannot read --code {text!r}; {there}")
+    if not 1 <= int(match[2]) <= num_codes:
+        raise InputError(f"there is no code {text}; {there}")
+    return DIRECTIONS[match[1]], int(match[2]) - 1
+
+
+def _check(flags: Flags) -> None:
+    """Raise InputError for what the flags alone tell."""
+    if flags.frames is not None and flags.frames < 1:
         raise InputError(f"--frames is {flags.frames}; a video has at least 1 frame")
     if not 0 <= flags.truncation <= 2:
         raise InputError(f"--truncation is {flags.truncation}; give a number from 0 (the mean alone) to 1 (all variety)")
     if flags.fps is not None and not 0 < flags.fps <= 1000:
         raise InputError(f"--fps is {flags.fps}; give a number above 0, or leave it away for natural speed")
-    folder = is_folder(flags.out)
-    generator = Generator.load(flags.run, "cuda" if torch.cuda.is_available() else "cpu")
-    check_size(generator, len(seeds), flags.frames, shape)
-    frames = told(board(generator, seeds, flags.frames, flags.truncation, shape), flags.frames)
-    if folder:
-        store = open_store(flags.out)
-        for index, frame in enumerate(frames):
-            store.write(f"{index:06d}.png", encode_png(frame))
-    else:
-        _write_video(flags.out, frames, flags.fps or generator.fps)
-    print(flags.out)
+    if flags.alpha is not None and not 0 < flags.alpha < math.inf:
+        raise InputError(f"--alpha is {flags.alpha}; give a number of steps above 0, which are gone both ways")
+    if flags.code is None and (flags.alpha is not None or flags.both):
+        raise InputError(
+            f"{'--both' if flags.both else '--alpha'} is of a motion code, which is not given; name one by --code, such as forward:1"
+        )
+    if flags.code is not None and (flags.motion_seeds or flags.first):
+        raise InputError("--code shows what one code does, without motion; leave --motion-seeds and --first away")
+    if flags.format is not None and (flags.start or flags.code or flags.grid):
+        raise InputError("--format makes each video on its own, from its seeds; leave --start, --code and --grid away")
+    if flags.start is not None and flags.motion_seeds:
+        raise InputError("with --start the content is given and --seeds are those of the motion; leave --motion-seeds away")
+    if flags.start is not None and flags.code is not None and flags.seeds:
+        raise InputError("with --start and --code nothing is left for seeds to decide; leave --seeds away")
 
 
-def _write_video(out: str, frames: Iterator[np.ndarray], fps: float) -> None:
-    """Write to a scratch file, then put it in place whole, on a local disk or on S3."""
-    parent, _, name = out.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="mvgan-") as scratch:
-        path = os.path.join(scratch, "video" + os.path.splitext(name)[1].lower())
-        write_movie(path, frames, fps)
-        with open(path, "rb") as file:
-            open_store(parent or ("/" if out.startswith("/") else ".")).write(name, file.read())
+def _start(uri: str | None, generator: Generator) -> Tensor | np.ndarray | None:
+    """What to start from: latents [n, w_dim], a picture uint8 [3, h, w] or nothing."""
+    if uri is None:
+        return None
+    if uri.lower().endswith(".safetensors"):
+        return read_latents(uri, generator.run.network.w_dim)
+    return read_picture(uri, generator.run.resolution)
+
+
+def _board(flags: Flags, kind: Kind, generator: Generator, rows: int, motions: Sequence[int] | None) -> Board:
+    """Where the videos stand: those of several contents and several motions in a table, others nearly square or as --grid says."""
+    columns = 1 if motions is None else len(motions)
+    if rows * columns > MAX_CELLS:
+        raise InputError(f"{rows} contents with {columns} motions each are {rows * columns} videos; one grid takes at most {MAX_CELLS}")
+    table = flags.motion_seeds is not None or min(rows, columns) > 1
+    if flags.grid is not None and (table or kind == "picture"):
+        reason = "a .png has a row per video" if kind == "picture" else "contents are rows here, and motions columns"
+        raise InputError(f"--grid cannot be chosen: {reason}; leave it away")
+    shape = (columns, rows) if table else parse_grid(flags.grid, rows * columns)
+    num_frames = flags.frames or (PICTURE_FRAMES if kind == "picture" else VIDEO_FRAMES)
+    size = generator.run.resolution
+    return Board(kind, *shape, rows * columns, num_frames, size, size * (1 + flags.both))
+
+
+def _projected(flags: Flags, generator: Generator, picture: np.ndarray, code: tuple[int, int] | None) -> Tensor:
+    """The latent [1, w_dim] whose first shown frame is like `picture`, kept beside --out."""
+    shown = flags.first or generator.run.video.first if code is None else FRAMES[code[0]]
+    say = functools.partial(print, flush=True)
+    found = project(generator, picture, START_SEED, "former" if shown == "former" else "latter", say=say)
+    kept = os.path.splitext(flags.out.rstrip("/"))[0] + ".w.safetensors"
+    store, name = place_of(kept)
+    store.write(name, latents_file(found.w))
+    print(
+        f"projection: mean squared difference to {flags.start} (on [-1, 1]) {found.after:.4g}, at the mean {found.before:.4g}; see {kept}",
+        flush=True,
+    )
+    return found.w[None]
+
+
+def _videos(flags: Flags, generator: Generator, contents: Sequence[Content], motions: Sequence[int] | None, board: Board) -> list[Video]:
+    """A video for each motion of each content; without motions that of the content's seed."""
+    return [
+        generator.stream(seed, board.num_frames, flags.truncation, motion_seed=motion, first=flags.first, w=w)
+        for seed, w in contents
+        for motion in (motions or [seed])
+    ]
+
+
+def _sweeps(flags: Flags, generator: Generator, contents: Sequence[Content], code: tuple[int, int], board: Board) -> list[Video]:
+    """A video along `code` for each content: from one end to the other and back, like a pendulum, so that it can be repeated; or a row."""
+    most = flags.alpha or float(generator.run.video.num_frames)
+    places = (
+        np.linspace(-1, 1, board.num_frames)
+        if board.kind == "picture"
+        else -np.cos(2 * np.pi * np.arange(board.num_frames) / board.num_frames)
+    )
+    pairs = (generator.sweep(seed, code, (most * places).tolist(), flags.truncation, w=w) for seed, w in contents)
+    return [(np.concatenate([*piece.swapaxes(0, 1)], -1) if flags.both else piece[:, code[0]] for piece in video) for video in pairs]
 
 
 if __name__ == "__main__":
-    main(run, Flags, "Make videos from a finished run, in a grid, the same for the same seeds.")
+    main(run, Flags, "Make videos from a finished run, in a grid, the same for the same seeds; or show what a motion code does.")

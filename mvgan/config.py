@@ -159,28 +159,35 @@ class Pairs:
     """Real and generated pairs of each such measure."""
 
 
+RankRule = Literal["energy", "full"] | int
+
+
 @dataclass(frozen=True)
 class Codes:
     """Stage 2: motion codes from the Jacobian of MotionStyleGAN."""
 
     select: Literal["last", "best"] = "last"
     """Which commit of stage 1 is used: the last, or the one with the best Frechet distance."""
-    method: Literal["generalized", "nullspace"] = "generalized"
-    """Generalised eigenproblem of the two Grams, or null-space projection (eq. 8)."""
+    method: Literal["generalized", "nullspace", "official", "random"] = "generalized"
+    """Generalised eigenproblem of the two Grams; null-space projection (eq. 8); the released code step by step (official), which takes
+    the grey Grams of one latent, so give codes.grey and codes.source sample with it; or random directions, the paper's ablation."""
     source: Literal["mean", "sample"] = "mean"
-    """Codes from the mean Gram of all latents, or from those of the first latent alone."""
+    """Codes from the mean Gram of all latents, or from those of one latent alone: the first, or for official the last, as released."""
     epsilon: float = 0.1
     """Floor under the Gram of the kept frame, as a share of its mean eigenvalue (generalized)."""
     lam: float = 1 / 60
     """Weight of the sparse part in the low-rank factorization."""
+    rank: RankRule = "energy"
+    """Ranks r_a and r_b of the low-rank parts (nullspace): what holds codes.energy of them, full (their numerical rank), or a number
+    for both, where they have as many. r_b leaves room for twice the codes."""
     energy: float = 0.99
-    """Share of the low-rank spectrum that sets the ranks r_a and r_b (nullspace)."""
+    """Share of the low-rank spectrum that sets r_a and r_b where codes.rank is energy."""
     max_iterations: int = 1000
-    """Bound on ADMM iterations."""
+    """Bound on ADMM iterations (official has its own, 10,000)."""
     tolerance: float = 1e-7
-    """Primal and dual residual, relative, at which ADMM stops."""
+    """Primal and dual residual, relative, at which ADMM stops (official: the primal one, at 1e-7)."""
     chunk: int = 64
-    """Tangents pushed through the generator at once."""
+    """Most tangents pushed through the generator at once; on a CPU fewer, where that is faster."""
     grey: bool = False
     """Take the Jacobian of the grey mean, as the released code does, instead of RGB."""
 
@@ -214,14 +221,25 @@ class Video:
     """With the log loss: minimise log(1 - D) as eq. 14 says, or maximise log D."""
     gp_weight: float = 10.0
     """Weight of the gradient penalty of ralsgan."""
+    d_v: bool = True
+    """Train against D_V, which sees each frame beside the first one."""
+    d_r: bool = True
+    """Train against D_R, which sees each clip beside its reverse (eq. 13)."""
+    d_i: bool = False
+    """Train against D_I too, the image discriminator of the paper's Table IV: a later frame shall look like first frames."""
+    drift_weight: float = 0.0
+    """Weight of a term that keeps the mean coefficient of each code over a batch near 0. Without it (as released) all videos may
+    come to walk one way."""
     g_steps: int = 5
     """Generator steps per discriminator step."""
     lr: float = 1e-4
     """Adam learning rate of all networks of this stage."""
     d_channels: int = 64
-    """Channels of the first layer of each video discriminator."""
+    """Channels of the first layer of each discriminator."""
     d_scales: int = 2
-    """Scales of each video discriminator."""
+    """Scales of each discriminator."""
+    frames_at_once: int = 0
+    """Frames of a worker's batch whose activations are held for the gradient of L_omega; they are computed twice. 0 holds all."""
     balance: Literal["frames", "videos"] = "videos"
     """Draw clips uniformly over videos, or over frames."""
     pieces_per_window: int = 8
@@ -334,8 +352,13 @@ def from_dict(base: T, values: dict[str, Any], where: str = "") -> T:
 
 def _checked(path: str, value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is Literal:
-        if not any(value == known and type(value) is type(known) for known in typing.get_args(hint)):
+        if not _is_one_of(value, hint):
             raise InputError(f"setting {path!r} is one of {', '.join(map(str, typing.get_args(hint)))}; got {value!r}")
+        return value
+    if hint == RankRule:
+        named, number = typing.get_args(hint)
+        if not _is_one_of(value, named) and type(value) is not number:
+            raise InputError(f"setting {path!r} is one of {', '.join(typing.get_args(named))}, or a whole number; got {value!r}")
         return value
     if typing.get_origin(hint) is tuple:
         items = value if isinstance(value, list | tuple) else [value]
@@ -347,6 +370,10 @@ def _checked(path: str, value: Any, hint: Any) -> Any:
         names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
         raise InputError(f"setting {path!r} is of kind {names}; got {value!r}")
     return value
+
+
+def _is_one_of(value: Any, hint: Any) -> bool:
+    return any(value == known and type(value) is type(known) for known in typing.get_args(hint))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:

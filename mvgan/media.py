@@ -28,7 +28,13 @@ def encode_video(frames: np.ndarray, fps: float, suffix: str) -> bytes:
     """
     if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; expected uint8 [t, 3, h, w], t >= 1")
-    with tempfile.TemporaryDirectory() as folder:  # the MP4 muxer reads its own output to move the index to the front
+    return movie(frames, fps, suffix)
+
+
+def movie(frames: Iterable[np.ndarray], fps: float, suffix: str) -> bytes:
+    """The file that `write_movie` makes of `frames`, as bytes; frames that are still to come are not held in memory."""
+    # On disk: the MP4 muxer reads its own output to move the index to the front.
+    with tempfile.TemporaryDirectory(prefix="mvgan-") as folder:
         path = os.path.join(folder, f"video{suffix}")
         write_movie(path, frames, fps)
         with open(path, "rb") as file:

@@ -1,6 +1,7 @@
 """Videos from a finished run: `Generator.load(uri).sample(seeds, num_frames)`."""
 
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,23 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvgan.config import InputError, Run, from_dict
+from mvgan.config import ANOTHER_NAME, InputError, Run, from_dict
 from mvgan.nets import generator as nets
-from mvgan.nets.latent import LatentGenerator
+from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.storage.uri import Store, open_store
-from mvgan.train.export import damaged, load_weights, read_json, read_tensors
+from mvgan.train.export import EXPORTS, damaged, load_weights, read_exported, read_json, read_tensors
+from mvgan.train.pairs import to_uint8
 from mvgan.train.state import seed_of
-from mvgan.train.video import render
 from mvgan.validation import check_pairs, validate
 
 
 CHUNK = 32
-"""Frames synthesized at once; even, so that each chunk begins on the same side of the pair."""
+"""Frames synthesized at once."""
+
+DRAWN = 32
+"""Frames whose motion noise is one draw, so that a longer video begins with a shorter one."""
+
+
+Maps = dict[int, Tensor]
+"""A noise map [1, 1, res, res] for each layer that takes one, by the layer's index."""
 
 
 @dataclass(frozen=True)
 class Generator:
-    """The exported networks of a run: pair generator, motion codes [2, num_codes, w_dim] and latent code generator."""
+    """The exported networks of a run: pair generator, motion codes [2, num_codes, w_dim] and latent code generator.
+
+    A video is decided by two seeds: that of its content (z and the noise maps) and that of its motion (the LSTM's noise, eq. 9).
+    """
 
     run: Run
     source_fps: float
@@ -34,17 +45,31 @@ class Generator:
 
     @classmethod
     def load(cls, uri: str, device: torch.device | str = "cpu") -> "Generator":
-        """The generator in the run folder `uri`, on `device`. Raises InputError when the run has not finished, or makes no videos."""
+        """The generator in the run folder `uri`, on `device`.
+
+        Raises InputError when the run has not finished, makes no videos, or has codes of another generator.
+        """
         store = open_store(uri)
-        return cls.of_files(store, *_settings(store), {}, device)
+        run, fps = exported_settings(store)
+        files = exported_files(store)
+        generator = cls.of_files(store, run, fps, files, device)
+        if read_json(store, "codes.json").get("generator_sha256") != hashlib.sha256(files["generator.safetensors"]).hexdigest():
+            raise InputError(
+                f"{store.uri}/export has motion codes of another generator than its generator.safetensors (generator_sha256 in codes.json "
+                f"tells); restore the files that were exported together, or find codes anew {ANOTHER_NAME}"
+            )
+        return generator
 
     @classmethod
     def of_files(cls, store: Store, run: Run, source_fps: float, files: Mapping[str, bytes], device: torch.device | str) -> "Generator":
         """The networks of `run` with the weights in `files`, by their names in export/ of the run at `store`, or there where not given."""
-        check_pairs(run)
         pairs = nets.Generator(run.network, run.resolution)
         load_weights(store, "generator.safetensors", pairs, files.get("generator.safetensors"))
         codes = read_tensors(store, "codes.safetensors", "backward", "forward", content=files.get("codes.safetensors"))
+        for direction in ("backward", "forward"):
+            shape, expected = list(codes[direction].shape), [run.num_codes, run.network.w_dim]
+            if shape != expected:
+                raise damaged(store, "codes.safetensors", f"{direction} is {shape}; by the settings it is {expected}")
         latent = LatentGenerator(run.network.w_dim, run.video.hidden, run.num_codes, run.video.residual)
         load_weights(store, "latent.safetensors", latent, files.get("latent.safetensors"))
         stacked = torch.stack([codes["backward"], codes["forward"]])
@@ -68,38 +93,97 @@ class Generator:
         return out
 
     @torch.no_grad()
-    def stream(self, seed: int, num_frames: int, truncation: float = 1.0) -> Iterator[np.ndarray]:
-        """The video of a seed, always the same, in pieces uint8 [t, 3, h, w] of up to CHUNK frames.
+    def stream(
+        self,
+        seed: int,
+        num_frames: int,
+        truncation: float = 1.0,
+        *,
+        motion_seed: int | None = None,
+        first: Side | None = None,
+        w: Tensor | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The video of a seed, always the same, in pieces uint8 [t, 3, h, w] of up to CHUNK frames; a longer one begins with it.
 
         Memory holds the latents of the whole video but the activations of one piece. truncation: 1 keeps all variety,
-        lower values draw the content towards the mean.
+        lower values draw the content towards the mean. motion_seed: that of the motion, by default `seed` too. first: the
+        side of the first frame, by default the run's. w: the content [w_dim] in place of the seed's, which then decides the
+        noise maps alone; it is not truncated. Raises ValueError when there is no frame, or w has another shape.
         """
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}; a video has at least 1 frame")
+        start, maps = self.content(seed, truncation, w)
+        for ws, sides in self.walk(start, num_frames, seed if motion_seed is None else motion_seed, first or self.run.video.first):
+            yield to_uint8(self.pairs_at(ws, maps)[torch.arange(len(ws)), sides])
+
+    @torch.no_grad()
+    def sweep(
+        self, seed: int, code: tuple[int, int], alphas: Sequence[float], truncation: float = 1.0, *, w: Tensor | None = None
+    ) -> Iterator[np.ndarray]:
+        """Frame pairs along one motion code, in pieces uint8 [t, 2, 3, h, w] of up to CHUNK pairs: w + alpha n of eq. 2.
+
+        code: the side that it edits (0 backward, 1 forward) and its number, from 0. alphas: in steps, `step_lengths` of w
+        each. seed, truncation, w: the content, as of `stream`.
+        """
+        start, maps = self.content(seed, truncation, w)
+        step = self.step_lengths[code] * self.codes[code]
+        for part in torch.tensor(alphas, device=step.device, dtype=step.dtype).split(CHUNK):
+            yield to_uint8(self.pairs_at(start + part[:, None] * step, maps))
+
+    @property
+    def step_lengths(self) -> Tensor:
+        """The longest step that stage 3 takes along each code, in w: [2, num_codes] (eq. 10 with a coefficient of 1)."""
+        return self.latent.residual * self.latent.scale
+
+    def content(self, seed: int, truncation: float = 1.0, w: Tensor | None = None) -> tuple[Tensor, Maps]:
+        """w_0 [w_dim] of a seed, or `w` in its place, and the noise maps of all frames: fresh ones per frame would flicker."""
         draw = torch.Generator().manual_seed(seed_of(seed, "video"))  # on the CPU: a seed means the same on every device
         network, device = self.run.network, self.codes.device
         z = torch.randn(1, network.z_dim, generator=draw).to(device)
-        # One noise map per layer for the whole video: fresh noise per frame would flicker.
         maps = {
             layer: torch.randn(1, 1, size, size, generator=draw).to(device) for layer, size in self.pairs.synthesis.noise_shapes().items()
         }
-        e = torch.randn(1, num_frames - 1, network.w_dim, generator=draw).to(device)
-        ws = self.latent(self.pairs.mapping(z, truncation), e, self.codes, self.run.video.first)
-        for part in ws.split(CHUNK, dim=1):
-            noise = functools.partial(_repeated, maps, part.shape[1])
-            (frames,) = render(self.pairs, part, self.run.video.first, noise, torch.float32)
-            yield ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        if w is None:
+            return self.pairs.mapping(z, truncation)[0], maps
+        if w.shape != (network.w_dim,):
+            raise ValueError(f"w is {list(w.shape)}; expected [{network.w_dim}]")
+        return w.to(device, torch.float32), maps
+
+    @torch.no_grad()
+    def walk(self, w: Tensor, num_frames: int, motion_seed: int, first: Side) -> Iterator[tuple[Tensor, list[int]]]:
+        """The latents of a video that starts from w [w_dim], in pieces w [t, w_dim] of up to CHUNK frames, with the side each one shows."""
+        draw = torch.Generator().manual_seed(seed_of(motion_seed, "motion"))
+        # Row t is the noise of the step to frame t; nothing leads to frame 0.
+        rows = [torch.randn(DRAWN, self.run.network.w_dim, generator=draw) for _ in range(0, num_frames, DRAWN)]
+        e = torch.cat(rows)[1:num_frames].to(w.device)
+        ws = self.latent(w[None], e[None], self.codes, first)[0]
+        sides = shown_sides(num_frames, first)
+        for place in range(0, num_frames, CHUNK):
+            yield ws[place : place + CHUNK], sides[place : place + CHUNK]
+
+    def pairs_at(self, ws: Tensor, maps: Maps) -> Tensor:
+        """The frame pairs of latents ws [t, w_dim] with the same noise maps: [t, 2, 3, h, w] around [-1, 1], in float32."""
+        return self.pairs.synthesis(ws, functools.partial(_repeated, maps, len(ws)), torch.float32)
 
 
-def _repeated(maps: dict[int, Tensor], num_frames: int, layer: int, resolution: int) -> Tensor:
+def _repeated(maps: Maps, num_frames: int, layer: int, resolution: int) -> Tensor:
     return maps[layer].expand(num_frames, -1, -1, -1)
 
 
-def _settings(store: Store) -> tuple[Run, float]:
-    """The run's config and the frame rate of its videos."""
+def exported_settings(store: Store) -> tuple[Run, float]:
+    """The config of the run at `store` and the frame rate of its videos, as exported. Raises InputError when it makes no videos."""
     about = read_json(store, "config.json")
     config, fps = about.get("config"), about.get("fps")
     if not isinstance(config, dict) or not isinstance(fps, int | float):
         raise damaged(store, "config.json", "config or fps is missing")
     try:
-        return validate(from_dict(Run(), config)), fps
+        run = validate(from_dict(Run(), config))
     except InputError as error:
         raise damaged(store, "config.json", error) from None
+    check_pairs(run)
+    return run, fps
+
+
+def exported_files(store: Store) -> dict[str, bytes]:
+    """The weights and codes in export/ of the run at `store`. Raises InputError when one is missing."""
+    return {name: read_exported(store, name) for name in EXPORTS["video"]}

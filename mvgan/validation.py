@@ -30,10 +30,13 @@ def validate(run: Run) -> Run:
             f"num_codes {run.num_codes} each way is more than the factorization can give with network.w_dim {run.network.w_dim}; "
             f"ask for at most {run.network.w_dim // 2}"
         )
+    _check_codes(run)
     if run.codes.select == "best" and not run.pairs.evaluations:
         raise InputError("codes.select best needs measures of stage 1; set pairs.evaluations to at least 1, or take codes.select last")
     if run.video.select == "best" and not run.video.evaluations:
         raise InputError("video.select best needs measures of stage 3; set video.evaluations to at least 1, or take video.select last")
+    if not (run.video.d_v or run.video.d_r or run.video.d_i):
+        raise InputError("video.d_v, video.d_r and video.d_i are all off; stage 3 needs at least one discriminator")
     for name, count in (("pairs.eval_pairs", run.pairs.eval_pairs), ("video.eval_clips", run.video.eval_clips)):
         if count < 2:
             raise InputError(f"{name} is {count}; a distance needs at least 2 samples")
@@ -44,6 +47,19 @@ def validate(run: Run) -> Run:
     if run.ingest.memory_mb < 256:
         raise InputError(f"ingest.memory_mb is {run.ingest.memory_mb}; a decoding process needs at least 256")
     return run
+
+
+def _check_codes(run: Run) -> None:
+    codes, room = run.codes, run.network.w_dim - 2 * run.num_codes
+    if codes.method == "official" and not (codes.grey and codes.source == "sample"):
+        raise InputError(
+            "codes.method official is the released code, which takes the grey Grams of one latent; set codes.grey and codes.source sample"
+        )
+    if isinstance(codes.rank, int) and not run.num_codes <= codes.rank <= room:
+        raise InputError(
+            f"codes.rank {codes.rank} is not between num_codes {run.num_codes}, which r_a must give, and {room}, above which r_b leaves no"
+            f" room for twice the codes in the {run.network.w_dim} dimensions of w; give a number between, or take codes.rank energy"
+        )
 
 
 def check_pairs(run: Run) -> None:
@@ -64,7 +80,8 @@ def _windows_divide(stage: str, items: int, group: int) -> None:
 
 MAY_BE_ZERO = {
     "seed", "max_skipped", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
-    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.evaluations", "video.gp_weight",
+    "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.evaluations", "video.gp_weight", "video.drift_weight",
+    "video.frames_at_once",
 }  # fmt: skip
 SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
 

@@ -65,14 +65,19 @@ def precisions_of(device: str) -> tuple[str, ...]:
 
 def check(step: Step) -> None:
     """Raises InputError for a device that is not there, or a batch that does not divide into groups."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", step.device):
-        raise InputError(f"--device is {step.device!r}; give cpu, cuda or cuda:0 and so on")
-    try:
-        torch.empty(1, device=step.device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {step.device!r} is not there ({str(error).splitlines()[0]}); give --device cpu or cuda") from None
+    check_device(step.device)
     if step.batch < GROUP or step.batch % GROUP:
         raise InputError(f"--batch {step.batch} does not divide into groups of {GROUP}; give a multiple of {GROUP}")
+
+
+def check_device(device: str) -> None:
+    """Raises InputError for a device that is not there."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"--device is {device!r}; give cpu, cuda or cuda:0 and so on")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not there ({str(error).splitlines()[0]}); give --device cpu or cuda") from None
 
 
 def training(step: Step, name: str) -> Iterator[int]:

@@ -50,7 +50,7 @@ def _samples(folder: RunFolder, resources: Resources) -> list[Sample]:
 
 def _measures(folder: RunFolder, tensors: dict[str, Tensor], resources: Resources) -> dict[stage.Measure, dict[str, Any]]:
     """Edit ratios of each method and direction; prints them."""
-    found = stage.to_measure(tensors, folder.run)
+    found = stage.to_measure(tensors)
     arguments = [(folder.uri, codes, direction) for (_, direction), codes in found.items()]
     results = list(run_tasks(_measure, arguments, resources, "codes", "edit measures", LOWER))
     for (method, direction), result in zip(found, results, strict=True):

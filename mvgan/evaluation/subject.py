@@ -1,24 +1,19 @@
 """The networks that are evaluated: those that a run has exported, or those of its commits."""
 
-import hashlib
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from mvgan.config import InputError, Run, to_dict
+from mvgan.config import InputError, Run
 from mvgan.nets.generator import Generator
 from mvgan.sample import Generator as VideoGenerator
 from mvgan.storage.commit import Commit, Damaged
 from mvgan.storage.run import RunFolder, read_run
-from mvgan.train.export import WEIGHTS, committed_weights
+from mvgan.train.export import EXPORTS, WEIGHTS, committed_weights, networks_sha256
 from mvgan.train.session import load_generator
 
-
-EXPORTS = {"pairs": (WEIGHTS["pairs"],), "video": (WEIGHTS["pairs"], "codes.safetensors", WEIGHTS["video"])}
-"""The files of what a stage has made together with those before it."""
 
 KEPT = "evaluation/weights"
 """Where the weights of commits lie while they are evaluated: training that goes on may remove a commit meanwhile."""
@@ -88,7 +83,7 @@ def _of_commit(folder: RunFolder, stage: str, record: Commit, others: bool) -> l
 
 
 def _subject(folder: RunFolder, stage: str, commit: str | None, weights: bytes | None) -> Subject:
-    sha256 = _sha256(_files(folder, stage, weights), folder.run, stage)
+    sha256 = networks_sha256(_files(folder, stage, weights), folder.run, stage)
     kept = None
     if weights is not None:
         kept = f"{KEPT}/{sha256[:16]}-{secrets.token_hex(4)}.safetensors"  # another evaluation of the same commit removes its own
@@ -103,15 +98,6 @@ def _files(folder: RunFolder, stage: str, weights: bytes | None) -> dict[str, by
     except FileNotFoundError:
         names = ", ".join(EXPORTS[stage])
         raise InputError(f"run {folder.uri} lacks one of {names} in export/; run `python -m jobs.pipeline` on it again") from None
-
-
-def _sha256(files: dict[str, bytes], run: Run, stage: str) -> str:
-    """Hash of the files and of the settings by which they become networks."""
-    settings = {"resolution": run.resolution, "network": to_dict(run.network)}
-    if stage == "video":
-        settings |= {key: getattr(run.video, key) for key in ("hidden", "residual", "first")}
-    parts = [json.dumps(settings, sort_keys=True).encode(), *files.values()]
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def pair_generator(subject: Subject, device: torch.device) -> tuple[Generator, Run]:
@@ -133,6 +119,6 @@ def _checked(subject: Subject) -> tuple[RunFolder, dict[str, bytes]]:
         files = _files(folder, subject.stage, folder.store.read(subject.weights) if subject.weights else None)
     except FileNotFoundError:
         raise InputError(f"{subject.weights} of run {subject.run} was removed while it was evaluated; evaluate again") from None
-    if _sha256(files, folder.run, subject.stage) != subject.sha256:
+    if networks_sha256(files, folder.run, subject.stage) != subject.sha256:
         raise InputError(f"the networks of run {subject.run} have changed since the evaluation began; evaluate again")
     return folder, files

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvgan.config import ANOTHER_NAME, InputError
+from mvgan.config import ANOTHER_NAME, InputError, RankRule
 from mvgan.motion.jacobian import Synthesize
 from mvgan.motion.rpca import LowRank, rank_by_energy
 
@@ -29,13 +29,16 @@ SEARCH_TOLERANCE = 0.01
 """How near an edit comes to its target mean squared difference, relative."""
 
 
-def nullspace_ranks(edit: LowRank, keep: LowRank, num_codes: int, energy: float) -> tuple[int, int]:
-    """r_a and r_b of eq. 7: the ranks that hold `energy` of each low-rank spectrum.
+def nullspace_ranks(edit: LowRank, keep: LowRank, num_codes: int, energy: float, rank: RankRule = "energy") -> tuple[int, int]:
+    """r_a and r_b of eq. 7 by the rule `rank`: what holds `energy` of each low-rank spectrum, all of it, or a number at most.
 
     r_b is capped so that the null space of the kept frame has room for twice the codes.
     """
     room = max(len(keep.low_rank) - 2 * num_codes, 0)
-    return rank_by_energy(edit.eigenvalues, energy), rank_by_energy(keep.eigenvalues, energy, cap=room)
+    if rank == "energy":
+        return rank_by_energy(edit.eigenvalues, energy), rank_by_energy(keep.eigenvalues, energy, cap=room)
+    most = edit.rank + keep.rank if rank == "full" else rank
+    return min(edit.rank, most), min(keep.rank, most, room)
 
 
 def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int, rank_keep: int) -> Tensor:
@@ -50,7 +53,7 @@ def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int
     if rank_edit < num_codes:
         raise InputError(
             f"the low-rank part of the edited frame gives {rank_edit} directions, fewer than the {num_codes} codes asked for;"
-            f" lower --num-codes, or raise --codes.energy, or {lam_hint}"
+            f" lower --num-codes, or raise --codes.energy (--codes.rank where it is a number), or {lam_hint}"
         )
     if rank_keep < 1:
         raise InputError(
@@ -67,7 +70,7 @@ def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int
             return _with_sign(codes)
     raise InputError(
         f"only {len(codes)} of {rank_edit} directions are left and differ after the projection of eq. 8 away from {rank_keep} directions"
-        f" of the kept frame, fewer than the {num_codes} codes asked for; lower --num-codes or --codes.energy"
+        f" of the kept frame, fewer than the {num_codes} codes asked for; lower --num-codes, --codes.energy or --codes.rank"
     )
 
 

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvgan.config import Run
-from mvgan.motion.codes import edit_ratios, random_codes
+from mvgan.motion.codes import edit_ratios
 from mvgan.motion.factorize import DIRECTIONS
 from mvgan.motion.jacobian import Synthesize
 
@@ -16,15 +15,6 @@ TARGET_MSE = 3e-4
 
 EDIT_LATENTS = 32
 """Fresh latents over which an edit is measured."""
-
-METHODS = ("generalized", "nullspace", "random")
-
-
-def method_codes(tensors: dict[str, Tensor], method: str, direction: str, run: Run) -> Tensor | None:
-    """Codes [num_codes, w_dim] of a method, None where stage 2 found none; `random` is what they are compared with."""
-    if method == "random":
-        return random_codes(run.num_codes, run.network.w_dim, run.seed).float()
-    return tensors.get(f"{method}_{direction}")
 
 
 def method_ratios(synthesize: Synthesize, w: Tensor, codes: Tensor, direction: str) -> dict[str, Any]:

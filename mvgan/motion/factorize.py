@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, Codes, InputError, Run
-from mvgan.motion.codes import generalized_codes, nullspace_codes, nullspace_ranks, require_effect, strengths
+from mvgan.motion import official
+from mvgan.motion.codes import generalized_codes, nullspace_codes, nullspace_ranks, random_codes, require_effect, strengths
 from mvgan.motion.rpca import LowRank, robust_pca
 
 
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 FRAMES = ("former", "latter")
 DIRECTIONS = {"backward": 0, "forward": 1}
 """Which frame the codes of a direction edit (eq. 2)."""
+
+METHODS = ("generalized", "nullspace", "official", "random")
+"""Every way to codes. Each run takes all to compare them, but for `official`, which takes minutes and is found when asked for."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,12 @@ def combine(samples: Sequence[Sample], run: Run) -> tuple[dict[str, Tensor], dic
     """The motion codes of a run from the samples of all its latents, in seed order.
 
     Returns the tensors of codes.safetensors: `backward` and `forward` float32 [num_codes, w_dim] by the method of the run,
-    those of both methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim];
+    those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim];
     and the content of codes.json: per latent and for the mean the spectra, ranks, iterations and residuals, and per method
     and direction the first-order change of both frames (eq. 5) by each code. Raises InputError when the method of the run
-    gives no codes; why the other one gives none is said under its name in the JSON.
+    gives no codes; why another one gives none is said under its name in the JSON.
     """
     mean = factorize_latent(torch.stack([sample.grams for sample in samples]).mean(0), run.codes)
-    source = mean if run.codes.source == "mean" else samples[0]
     tensors: dict[str, Tensor] = {"mean_grams": mean.grams}
     summary: dict[str, Any] = {
         "method": run.codes.method,
@@ -65,9 +68,12 @@ def combine(samples: Sequence[Sample], run: Run) -> tuple[dict[str, Tensor], dic
         "mean": _describe(mean),
     }
     _warn_unconverged([*samples, mean], run.codes)
-    for method in ("generalized", "nullspace"):
+    for method in METHODS:
+        if method == "official" and method != run.codes.method:
+            continue
+        one = samples[-1] if method == "official" else samples[0]
         try:
-            found, summary[method] = _codes(source, method, run)
+            found, summary[method] = _codes(mean if run.codes.source == "mean" else one, method, run)
         except InputError as error:
             if method == run.codes.method:
                 raise
@@ -82,6 +88,7 @@ def combine(samples: Sequence[Sample], run: Run) -> tuple[dict[str, Tensor], dic
 
 def _codes(source: Sample, method: str, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Codes of one method in both directions, and what to write about them."""
+    released = _released(source, run.codes) if method == "official" else ()
     found: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
     for direction, edit in DIRECTIONS.items():
@@ -89,15 +96,33 @@ def _codes(source: Sample, method: str, run: Run) -> tuple[dict[str, Tensor], di
         notes: dict[str, Any] = {}
         if method == "generalized":
             codes = generalized_codes(gram_edit, gram_keep, run.num_codes, run.codes.epsilon)
-        else:
+        elif method == "nullspace":
             factor_edit, factor_keep = source.factors[edit], source.factors[1 - edit]
-            rank_edit, rank_keep = nullspace_ranks(factor_edit, factor_keep, run.num_codes, run.codes.energy)
-            codes = nullspace_codes(factor_edit, factor_keep, run.num_codes, rank_edit, rank_keep)
-            require_effect(codes, gram_edit)
-            notes = {"rank_edit": rank_edit, "rank_keep": rank_keep}
+            ranks = nullspace_ranks(factor_edit, factor_keep, run.num_codes, run.codes.energy, run.codes.rank)
+            codes = nullspace_codes(factor_edit, factor_keep, run.num_codes, *ranks)
+            notes = dict(zip(("rank_edit", "rank_keep"), ranks, strict=True))
+        elif method == "official":
+            codes = official.official_codes(released[edit], released[1 - edit], run.num_codes)
+            notes = official.describe(released[edit], released[1 - edit])
+        else:
+            # Other codes each way: the same ones would let every second step undo the one before.
+            codes = random_codes(run.num_codes, len(gram_edit), 2 * run.seed + edit)
+        require_effect(codes, gram_edit)
         found[direction] = codes
         about[direction] = notes | {"edited": strengths(codes, gram_edit).tolist(), "kept": strengths(codes, gram_keep).tolist()}
     return found, about
+
+
+def _released(source: Sample, codes: Codes) -> tuple[official.Factorization, ...]:
+    """The factorizations of the released code of both frames. It makes each twice, for each direction anew."""
+    factors = tuple(official.factorize(gram, codes.lam) for gram in source.grams)
+    for frame, factor in zip(FRAMES, factors, strict=True):
+        if not factor.converged:
+            log.warning(
+                "the released factorization of the %s frame did not converge in %d iterations (residual %.1e)",
+                frame, factor.iterations, factor.primal,
+            )  # fmt: skip
+    return factors
 
 
 def _describe(sample: Sample) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 
 Side = Literal["former", "latter"]
+State = tuple[Tensor, Tensor]
+"""Hidden and cell state of an LSTM cell, [n, hidden] each."""
+
 FORMER, LATTER = 0, 1
 
 
@@ -51,10 +54,24 @@ class LatentGenerator(nn.Module):
         (they edit the former frame) and forward codes. Returns w_0 ... w_(num_frames-1) [n, num_frames, w_dim]:
         step t edits the side that frame t shows.
         """
-        sides, codes = shown_sides(noise.shape[1] + 1, first), codes * self.scale[:, :, None]
-        h, c = self.encoder(w)
-        steps = [w]
-        for t, e in enumerate(noise.unbind(1), start=1):
-            h, c = self.decoder(e, (h, c))
-            steps.append(steps[-1] + self.residual * torch.tanh(self.coefficients(h)) @ codes[sides[t]])
-        return torch.stack(steps, dim=1)
+        coefficients, _ = self.steer(noise, self.encoder(w))
+        return self.walk(w, coefficients, codes, first)
+
+    def steer(self, noise: Tensor, state: State) -> tuple[Tensor, State]:
+        """Coefficients M_t in (-1, 1) [n, steps, num_codes] from `noise` [n, steps, w_dim], and the state after them (eq. 9).
+
+        state: h and c of the decoder, at first the encoder's of w_0. A walk in pieces has the coefficients of the whole one.
+        """
+        found = []
+        for e in noise.unbind(1):
+            state = self.decoder(e, state)
+            found.append(torch.tanh(self.coefficients(state[0])))
+        return torch.stack(found, dim=1), state
+
+    def walk(self, w: Tensor, coefficients: Tensor, codes: Tensor, first: Side) -> Tensor:
+        """w_0 ... w_steps [n, steps + 1, w_dim] by eq. 10, from w [n, w_dim] and `coefficients` [n, steps, num_codes]."""
+        sides, codes = shown_sides(coefficients.shape[1] + 1, first), self.residual * self.scale[:, :, None] * codes
+        ws = [w]
+        for t, coefficient in enumerate(coefficients.unbind(1), start=1):
+            ws.append(ws[-1] + coefficient @ codes[sides[t]])
+        return torch.stack(ws, dim=1)

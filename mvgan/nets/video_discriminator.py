@@ -1,4 +1,4 @@
-"""The video discriminators D_V and D_R: multi-scale 3-D PatchGANs on 6 channels (paper Sec. III-C)."""
+"""Discriminators of stage 3: D_V and D_R, multi-scale 3-D PatchGANs on 6 channels (paper Sec. III-C), and D_I on single frames."""
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +16,19 @@ def with_reverse(clips: Tensor) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """One scale: five 4x4x4 convolutions, three of them with stride 2; a score per patch."""
+    """One scale: five convolutions of size 4 each way (`conv` is of 2 or 3 dimensions), three with stride 2; a score per patch."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, conv: type[nn.Conv2d] | type[nn.Conv3d], in_channels: int, channels: int) -> None:
         super().__init__()
-        sizes = [(6, channels, 2), (channels, 2 * channels, 2), (2 * channels, 4 * channels, 2), (4 * channels, 8 * channels, 1)]
-        self.convs = nn.ModuleList(nn.Conv3d(a, b, 4, stride=stride, padding=2) for a, b, stride in sizes)
-        self.out = nn.Conv3d(8 * channels, 1, 4, padding=2)
-        for conv in (*self.convs, self.out):
-            nn.init.normal_(conv.weight, std=0.02)
-            nn.init.zeros_(conv.bias)
+        sizes = [(in_channels, channels, 2), (channels, 2 * channels, 2), (2 * channels, 4 * channels, 2), (4 * channels, 8 * channels, 1)]
+        self.convs = nn.ModuleList(conv(a, b, 4, stride=stride, padding=2) for a, b, stride in sizes)
+        self.out = conv(8 * channels, 1, 4, padding=2)
+        for layer in (*self.convs, self.out):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, 6, t, h, w] -> scores [n, 1, t', h', w']."""
+        """[n, in_channels, (t,) h, w] -> scores [n, 1, (t',) h', w']."""
         for index, conv in enumerate(self.convs):
             x = conv(x)
             x = F.leaky_relu(x if index == 0 else F.instance_norm(x), 0.2)
@@ -43,7 +43,7 @@ class VideoDiscriminator(nn.Module):
 
     def __init__(self, channels: int, scales: int) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(PatchDiscriminator(channels) for _ in range(scales))
+        self.scales = nn.ModuleList(PatchDiscriminator(nn.Conv3d, 6, channels) for _ in range(scales))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[n, 6, t, h, w] in [-1, 1] -> one map of scores [n, 1, t', h', w'] per scale, finest first."""
@@ -52,6 +52,23 @@ class VideoDiscriminator(nn.Module):
             if index:
                 # Time is kept up to 16 frames, so that short clips still differ in it.
                 x = _average(x, time_stride=1 if x.shape[2] <= 16 else 2)
+            scores.append(scale(x))
+        return scores
+
+
+class ImageDiscriminator(nn.Module):
+    """D_I: the same on single frames, of which the first of a generated video is the real one (paper Sec. IV, Table IV)."""
+
+    def __init__(self, channels: int, scales: int) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(PatchDiscriminator(nn.Conv2d, 3, channels) for _ in range(scales))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[n, 3, h, w] in [-1, 1] -> one map of scores [n, 1, h', w'] per scale, finest first."""
+        scores = []
+        for index, scale in enumerate(self.scales):
+            if index:
+                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
             scores.append(scale(x))
         return scores
 

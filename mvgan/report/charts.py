@@ -94,7 +94,7 @@ def _draw_spectrum(axes: Axes, values: Sequence[float], colour: str, label: str 
 def ratios_chart(edits: dict[str, Any], direction: str, least: tuple[float, float]) -> str:
     """Edit ratio of each code of one direction, by method, with the bounds on median and worst."""
     figure, axes = _axes("code", f"{direction}: edited over kept frame")
-    names = {"generalized": "generalised", "nullspace": "null space (eq. 8)", "random": "random"}
+    names = {"generalized": "generalised", "nullspace": "null space (eq. 8)", "official": "released code", "random": "random"}
     for number, (method, figures) in enumerate(edits.items()):
         if direction in figures:
             ratios = figures[direction]["ratios"]

@@ -138,7 +138,13 @@ def _counted(counts: dict[str, tuple[int, int]]) -> str:
 
 
 def _method_name(method: str) -> str:
-    return {"nullspace": "null space (eq. 8)", "generalized": "generalised eigenproblem", "random": "random directions"}[method]
+    names = {
+        "generalized": "generalised eigenproblem",
+        "nullspace": "null space (eq. 8)",
+        "official": "released code",
+        "random": "random directions",
+    }
+    return names[method]
 
 
 def motion_gate(generated: ClipFigures, real: ClipFigures) -> Gate:

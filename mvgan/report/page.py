@@ -5,6 +5,7 @@ import numpy as np
 from mvgan.config import to_dict
 from mvgan.data.ingest import describe
 from mvgan.metrics.features import LABEL
+from mvgan.motion.factorize import METHODS
 from mvgan.report import charts, markup, pictures
 from mvgan.report.collect import Facts, all_gates, collect, real_against_real
 from mvgan.report.gates import MIN_MEDIAN_RATIO, MIN_WORST_RATIO, Measure, measures
@@ -129,7 +130,7 @@ def _codes(facts: Facts) -> markup.Section:
     if facts.codes is None or facts.code_tensors is None:
         return markup.Section("codes", "Motion codes", markup.notice("No motion codes yet: stage codes has not finished."))
     codes = facts.codes
-    origin = "the mean Grams of" if codes["source"] == "mean" else "the first of"
+    origin = "the mean Grams of" if codes["source"] == "mean" else f"the {'last' if codes['method'] == 'official' else 'first'} of"
     body = markup.paragraph(
         f"Method {codes['method']}, from {origin} {len(codes['samples'])} latents. "
         "Backward codes edit the former frame of a pair and leave the latter alone; forward codes the reverse."
@@ -151,9 +152,7 @@ def _codes(facts: Facts) -> markup.Section:
         ],
         "three",
     )
-    body += "".join(
-        markup.notice(f"{method}: {codes[method]['error']}") for method in ("generalized", "nullspace") if "error" in codes[method]
-    )
+    body += "".join(markup.notice(f"{method}: {codes[method]['error']}") for method in METHODS if "error" in codes.get(method, {}))
     body += markup.table(_code_rows(facts), "factorization")
     return markup.Section("codes", "Motion codes", body + _code_pictures(facts))
 

@@ -21,7 +21,7 @@ from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
 from mvgan.train.codes import latents, synthesize
-from mvgan.train.measure import to_uint8
+from mvgan.train.pairs import to_uint8
 from mvgan.train.session import load_generator, picture
 
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from mvgan.config import Run
-from mvgan.motion.evaluate import EDIT_LATENTS, METHODS, method_codes, method_ratios
-from mvgan.motion.factorize import DIRECTIONS, Sample, factorize_latent
+from mvgan.config import Run, num_channels
+from mvgan.metrics.features import full_precision
+from mvgan.motion.evaluate import EDIT_LATENTS, method_ratios
+from mvgan.motion.factorize import DIRECTIONS, METHODS, Sample, factorize_latent
 from mvgan.motion.jacobian import pair_grams
 from mvgan.nets.generator import Generator
 from mvgan.storage.run import RunFolder
@@ -25,6 +26,13 @@ from mvgan.train.state import Draws
 
 Measure = tuple[str, str]
 """A method and a direction, whose codes are measured together."""
+
+LARGEST = 32 << 20
+"""Bytes from which glibc takes an array from the system each time, which clears it: at 256 px and 64 tangents at once (16 channels)
+that made Grams take twice as long as with 8."""
+
+FEWEST = 4
+"""Tangents at once that share what is computed once for all of them."""
 
 PRECISION = torch.float32
 """Of the generator: bf16 errs by 7 to 9 % in a Jacobian."""
@@ -48,8 +56,21 @@ def latents(generator: Generator, run: Run, purpose: str, index: int, count: int
 
 
 def synthesize(generator: Generator, w: Tensor) -> Tensor:
-    """w [n, w_dim] -> frames [n, 2, 3, h, w] with fixed noise in float32."""
-    return generator.synthesis(w, None, PRECISION)
+    """w [n, w_dim] -> frames [n, 2, 3, h, w] with fixed noise in float32 (or in float64 of such a generator), on a GPU without TF32.
+
+    bf16 errs by 7 to 9 % in a Jacobian.
+    """
+    with full_precision():
+        return generator.synthesis(w, None, w.dtype)
+
+
+def chunk_of(run: Run, device: torch.device) -> int:
+    """Tangents that go through the generator at once: `codes.chunk`, but on a CPU only as many as LARGEST holds of the largest layer."""
+    if device.type != "cpu":
+        return run.codes.chunk
+    sizes = (2**i for i in range(2, run.resolution.bit_length()))
+    layer = max(num_channels(run.network, size) * size**2 * torch.float32.itemsize for size in sizes)
+    return min(run.codes.chunk, max(LARGEST // layer, FEWEST))
 
 
 def factorize(folder: RunFolder, index: int, device: torch.device) -> Factorized:
@@ -63,16 +84,16 @@ def factorize(folder: RunFolder, index: int, device: torch.device) -> Factorized
     def grams() -> Tensor:
         generator = load_generator(folder, weights).to(device)
         w = latents(generator, folder.run, "codes", index, 1)[0]
-        return pair_grams(functools.partial(synthesize, generator), w, chunk=config.chunk, grey=config.grey)
+        return pair_grams(functools.partial(synthesize, generator), w, chunk=chunk_of(folder.run, device), grey=config.grey)
 
     found = kept.grams(grams)
     sample = kept.sample(found, lambda: factorize_latent(found, config))
     return Factorized(sample, not kept.made, tuple(kept.notes))
 
 
-def to_measure(tensors: dict[str, Tensor], run: Run) -> dict[Measure, Tensor]:
-    """The codes [num_codes, w_dim] whose edits are measured: all that stage 2 found in `tensors`, and random ones."""
-    found = {(method, direction): method_codes(tensors, method, direction, run) for method in METHODS for direction in DIRECTIONS}
+def to_measure(tensors: dict[str, Tensor]) -> dict[Measure, Tensor]:
+    """The codes [num_codes, w_dim] whose edits are measured: those of all methods that stage 2 found in `tensors`."""
+    found = {(method, direction): tensors.get(f"{method}_{direction}") for method in METHODS for direction in DIRECTIONS}
     return {measure: codes for measure, codes in found.items() if codes is not None}
 
 

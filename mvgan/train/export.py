@@ -1,7 +1,9 @@
 """What a run gives to those who use it, in `export/`: weights as safetensors, and the config to rebuild the networks."""
 
+import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from mvgan.config import InputError, to_dict
+from mvgan.config import InputError, Run, to_dict
 from mvgan.data.shards import ShardSet
 from mvgan.storage.commit import Commit, Damaged
 from mvgan.storage.run import RunFolder
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = {"pairs": "generator.safetensors", "video": "latent.safetensors"}
 """The file that a trained stage exports."""
+
+EXPORTS = {"pairs": (WEIGHTS["pairs"],), "video": (WEIGHTS["pairs"], "codes.safetensors", WEIGHTS["video"])}
+"""The files of what a stage has made together with those before it."""
 
 
 def export_weights(folder: RunFolder, stage: str) -> None:
@@ -50,10 +55,19 @@ def export_codes(folder: RunFolder) -> None:
         folder.store.write(f"export/{file}", folder.commits("codes").read(commit, file))
 
 
+def networks_sha256(files: Mapping[str, bytes], run: Run, stage: str) -> str:
+    """Hash of the `EXPORTS` of a stage and of the settings by which they become networks."""
+    settings = {"resolution": run.resolution, "network": to_dict(run.network)}
+    if stage == "video":
+        settings |= {key: getattr(run.video, key) for key in ("hidden", "residual", "first")}
+    parts = [json.dumps(settings, sort_keys=True).encode(), *files.values()]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
 def read_json(store: Store, name: str) -> dict[str, Any]:
     """What `export/<name>` of the run at `store` says. Raises InputError when it is missing or damaged."""
     try:
-        content = json.loads(_read(store, name))
+        content = json.loads(read_exported(store, name))
     except ValueError as error:
         raise damaged(store, name, error) from None
     if not isinstance(content, dict):
@@ -67,7 +81,7 @@ def read_tensors(store: Store, name: str, *needed: str, content: bytes | None = 
     Raises InputError when it is missing, damaged or without one `needed`.
     """
     try:
-        tensors = load(_read(store, name) if content is None else content)
+        tensors = load(read_exported(store, name) if content is None else content)
     except SafetensorError as error:
         raise damaged(store, name, error) from None
     for tensor in needed:
@@ -89,11 +103,13 @@ def load_weights(store: Store, name: str, network: nn.Module, content: bytes | N
 
     Raises InputError when they are not there or not its own.
     """
-    tensors = read_tensors(store, name, *network.state_dict(), content=content)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise damaged(store, name, f"its tensors are not those of the settings: {str(error).splitlines()[-1].strip()}") from None
+    tensors = read_tensors(store, name, content=content)
+    found, expected = ({key: list(tensor.shape) for key, tensor in some.items()} for some in (tensors, network.state_dict()))
+    for key in sorted(found.keys() | expected.keys()):
+        if found.get(key) != expected.get(key):
+            shapes = f"{key} is {found.get(key, 'missing')}, expected {expected.get(key, 'none')}"
+            raise damaged(store, name, f"its tensors are not those of the settings, such as resolution and channels: {shapes}")
+    network.load_state_dict(tensors)
 
 
 def damaged(store: Store, name: str, reason: object) -> InputError:
@@ -102,7 +118,8 @@ def damaged(store: Store, name: str, reason: object) -> InputError:
     return InputError(f"{store.uri}/export/{name} is damaged ({words}); run its `python -m jobs.pipeline` again, which exports anew")
 
 
-def _read(store: Store, name: str) -> bytes:
+def read_exported(store: Store, name: str) -> bytes:
+    """The file `export/<name>` of the run at `store`. Raises InputError when there is none."""
     try:
         return store.read(f"export/{name}")
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from mvgan.metrics.frechet import frechet_distance, frechet_error
 from mvgan.metrics.moments import Moments
 from mvgan.nets.generator import Generator
 from mvgan.sample import Generator as VideoGenerator
+from mvgan.train.pairs import to_uint8
 from mvgan.train.state import Draws
 
 
@@ -45,11 +46,6 @@ def generated_pairs(generator: Generator, run: Run, seed: int, numbers: range, d
         w = generator.mapping(draws.normal(run.network.z_dim))
         parts.append(to_uint8(generator.synthesis(w, draws.noise(generator.synthesis.noise_shapes()), torch.float32)))
     return np.concatenate(parts)
-
-
-def to_uint8(frames: Tensor) -> np.ndarray:
-    """Frames in [-1, 1] -> uint8."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
 
 
 def distance(real: Tensor, generated: Tensor) -> dict[str, float]:

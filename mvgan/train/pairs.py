@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,11 @@ W_AVG_BETA = 0.998
 def to_range(frames: Tensor) -> Tensor:
     """uint8 frames -> float32 in [-1, 1]."""
     return frames.float() / 127.5 - 1
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Frames in [-1, 1], clamped to it -> uint8 on the CPU."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
 
 
 class _GeneratorMain(nn.Module):

@@ -29,10 +29,10 @@ from mvgan.train.committer import Committer
 from mvgan.train.export import load_weights, read_tensors
 from mvgan.train.hooks import Evaluator, History, Look, Recorder, Sampler, Say, Ticker
 from mvgan.train.initial import begin
-from mvgan.train.measure import clip_measure, pair_measure, to_uint8
+from mvgan.train.measure import clip_measure, pair_measure
 from mvgan.train.memory import too_large
 from mvgan.train.outbox import Outbox
-from mvgan.train.pairs import PairStage
+from mvgan.train.pairs import PairStage, to_uint8
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Hook, Plan, Stage, fit
 from mvgan.train.state import UNITS, Draws, Progress, from_bytes

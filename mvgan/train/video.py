@@ -1,51 +1,85 @@
 """Stage 3: the latent code generator against video discriminators (paper Sec. III-C, eq. 9-14)."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mvgan.config import Run
 from mvgan.losses import discriminator_log, generator_log, gradient_penalty, ralsgan
 from mvgan.nets.generator import Generator, Noise
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
-from mvgan.nets.video_discriminator import VideoDiscriminator, with_first_frame, with_reverse
+from mvgan.nets.video_discriminator import ImageDiscriminator, VideoDiscriminator, with_first_frame, with_reverse
 from mvgan.train.guard import Guard
 from mvgan.train.pairs import to_range
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
 
 
-def render(generator: Generator, ws: Tensor, first: Side, noise: Noise | None, dtype: torch.dtype | None = None) -> Tensor:
+def render(
+    generator: Generator, ws: Tensor, first: Side, noise: Noise | None, dtype: torch.dtype | None = None, at_once: int = 0
+) -> Tensor:
     """Frames of latent sequences: ws [n, t, w_dim] -> clips [n, t, 3, h, w], frame t from the side it shows (eq. 11).
 
-    All frames are synthesized in one call. `noise` gives maps for n * t rows.
+    All frames are synthesized in one call; with `at_once` in calls of that many, whose activations are computed again for the gradient
+    instead of kept. `noise` gives maps for n * t rows.
     """
     n, t, w_dim = ws.shape
-    pairs = generator.synthesis(ws.reshape(n * t, w_dim), noise, dtype).unflatten(0, (n, t))
-    sides = shown_sides(t, first)
-    return torch.stack([pairs[:, i, side] for i, side in enumerate(sides)], dim=1)
+    rows, sides = ws.reshape(n * t, w_dim), torch.tensor(shown_sides(t, first), device=ws.device).repeat(n)
+
+    def shown(start: int, stop: int) -> Tensor:
+        maps = None if noise is None else lambda layer, resolution: noise(layer, resolution)[start:stop]
+        pairs = generator.synthesis(rows[start:stop], maps, dtype)
+        return pairs[torch.arange(stop - start, device=ws.device), sides[start:stop]]
+
+    if not at_once or n * t <= at_once:
+        return shown(0, n * t).unflatten(0, (n, t))
+    places = [(start, min(start + at_once, n * t)) for start in range(0, n * t, at_once)]
+    return torch.cat([checkpoint(shown, *place, use_reentrant=False) for place in places]).unflatten(0, (n, t))
+
+
+@dataclass(frozen=True)
+class Views:
+    """What discriminators are shown of clips [n, t, 3, h, w], drawn per clip."""
+
+    flip_real: Tensor
+    """Whether D_V sees the real clip backwards in time, [n]."""
+    flip_fake: Tensor
+    """And the generated one."""
+    later: Tensor
+    """Which frame after the first D_I sees, as a share of them in [0, 1), [n]."""
+
+    @classmethod
+    def draw(cls, draws: Draws) -> "Views":
+        """Drawn from `draws`."""
+        return cls(draws.uniform() < 0.5, draws.uniform() < 0.5, draws.uniform())
 
 
 class _VideoGenerator(nn.Module):
-    """L_omega's loss against D_V and D_R; the discriminators are kept in a list, out of DDP's sight."""
+    """L_omega's loss against the discriminators, which are kept in a list, out of DDP's sight."""
 
     def __init__(self, stage: "VideoStage") -> None:
         super().__init__()
         self.latent, self.stage = stage.latent, [stage]
 
-    def forward(self, w: Tensor, e: Tensor, noise: Noise, real: Tensor, flips: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, w: Tensor, e: Tensor, noise: Noise, real: Tensor, views: Views) -> Tensor:
         stage = self.stage[0]
-        fake = stage.render(self.latent(w, e, stage.codes, stage.run.video.first), noise)
-        inputs = stage.discriminator_inputs(real, fake, flips)
-        return sum((stage.generator_loss(name, *pair) for name, pair in inputs.items()), torch.zeros([], device=w.device))
+        config = stage.run.video
+        coefficients, _ = self.latent.steer(e, self.latent.encoder(w))
+        fake = stage.render(self.latent.walk(w, coefficients, stage.codes, config.first), noise)
+        loss = torch.zeros([], device=w.device)
+        for name, pair in stage.discriminator_inputs(real, fake, views).items():
+            loss = loss + stage.generator_loss(name, *pair)
+        return loss + config.drift_weight * stage.ranks.mean(coefficients).square().mean() if config.drift_weight else loss
 
 
 class _VideoDiscriminator(nn.Module):
-    """Loss of D_V or D_R on real and generated clips."""
+    """Loss of a discriminator on real and generated input."""
 
-    def __init__(self, discriminator: VideoDiscriminator, stage: "VideoStage") -> None:
+    def __init__(self, discriminator: nn.Module, stage: "VideoStage") -> None:
         super().__init__()
         self.discriminator, self.stage = discriminator, [stage]
 
@@ -64,7 +98,7 @@ class _VideoDiscriminator(nn.Module):
 
 
 class VideoStage:
-    """L_omega, D_V and D_R with their optimizers; the pair generator and the codes stay as they are."""
+    """L_omega and its discriminators with their optimizers; the pair generator and the codes stay as they are."""
 
     def __init__(
         self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor, scale: Tensor | None = None
@@ -80,7 +114,10 @@ class VideoStage:
         self.latent = LatentGenerator(run.network.w_dim, config.hidden, codes.shape[1], config.residual).to(device)
         if scale is not None:
             self.latent.scale.copy_(scale)
-        self.discriminators = {name: VideoDiscriminator(config.d_channels, config.d_scales).to(device) for name in ("d_v", "d_r")}
+        kinds = {"d_v": VideoDiscriminator, "d_r": VideoDiscriminator, "d_i": ImageDiscriminator}
+        self.discriminators: dict[str, nn.Module] = {
+            name: kind(config.d_channels, config.d_scales).to(device) for name, kind in kinds.items() if getattr(config, name)
+        }
         nets: dict[str, nn.Module] = {"latent": self.latent, **self.discriminators}
         self.nets = nets
         self.optimizers = {
@@ -91,12 +128,23 @@ class VideoStage:
 
     def render(self, ws: Tensor, noise: Noise | None) -> Tensor:
         """ws [n, t, w_dim] -> clips [n, t, 3, h, w]."""
-        return render(self.pair_generator, ws, self.run.video.first, noise)
+        at_once = self.run.video.frames_at_once if torch.is_grad_enabled() else 0
+        return render(self.pair_generator, ws, self.run.video.first, noise, at_once=at_once)
 
-    def discriminator_inputs(self, real: Tensor, fake: Tensor, flips: tuple[Tensor, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Real and generated input [n, 6, t, h, w] of each discriminator; D_V sees half of its clips backwards in time."""
-        v_real, v_fake = (_flip_time(with_first_frame(clips), flip) for clips, flip in zip((real, fake), flips, strict=True))
-        return {"d_r": (with_reverse(real), with_reverse(fake)), "d_v": (v_real, v_fake)}
+    def discriminator_inputs(self, real: Tensor, fake: Tensor, views: Views) -> dict[str, tuple[Tensor, Tensor]]:
+        """Real and generated input of each discriminator there is: [n, 6, t, h, w] of D_R and D_V, [n, 3, h, w] of D_I.
+
+        D_V sees half of its clips backwards in time. To D_I first frames of generated clips are real, later ones generated.
+        """
+        inputs: dict[str, tuple[Tensor, Tensor]] = {}
+        if "d_r" in self.discriminators:
+            inputs["d_r"] = with_reverse(real), with_reverse(fake)
+        if "d_v" in self.discriminators:
+            inputs["d_v"] = _flip_time(with_first_frame(real), views.flip_real), _flip_time(with_first_frame(fake), views.flip_fake)
+        if "d_i" in self.discriminators:
+            place = 1 + (views.later * (fake.shape[1] - 1)).long()
+            inputs["d_i"] = fake[:, 0].detach(), fake[torch.arange(len(fake), device=fake.device), place]
+        return inputs
 
     def generator_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
         """L_omega's loss against one discriminator: eq. 14, or its relativistic average form."""
@@ -130,9 +178,9 @@ class VideoStage:
         for index in range(self.run.video.g_steps):
             draws = self._draws(f"video generator {index}", progress)
             w, e = self._latents(draws)
-            flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
+            views = Views.draw(draws)
             noise = draws.noise(self.noise_shapes, self.run.video.num_frames)
-            loss = self._descend("latent", progress, self._g_phase, w, e, noise, real, flips)
+            loss = self._descend("latent", progress, self._g_phase, w, e, noise, real, views)
             if loss is not None:
                 stats["g_loss"] = loss
         for net in self.discriminators.values():
@@ -145,9 +193,8 @@ class VideoStage:
             w, e = self._latents(draws)
             ws = self.latent(w, e, self.codes, self.run.video.first)
             fake = self.render(ws, draws.noise(self.noise_shapes, self.run.video.num_frames))
-        flips = (draws.uniform() < 0.5, draws.uniform() < 0.5)
         stats: dict[str, Tensor] = {}
-        for name, (r, f) in self.discriminator_inputs(real, fake, flips).items():
+        for name, (r, f) in self.discriminator_inputs(real, fake, Views.draw(draws)).items():
             loss = self._descend(name, progress, self._d_phases[name], r, f, draws.uniform())
             if loss is not None:
                 stats[f"{name}_loss"] = loss

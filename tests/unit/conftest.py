@@ -60,7 +60,7 @@ def find_codes(folder: RunFolder) -> None:
     run = folder.run
     epoch = folder.commits("codes").claim({"test": "codes"})
     tensors, summary = combine([factorize(folder, index, CPU).sample for index in range(run.latents)], run)
-    found = to_measure(tensors, run)
+    found = to_measure(tensors)
     measures = {(method, direction): measure(folder, codes, direction, CPU) for (method, direction), codes in found.items()}
     folder.commits("codes").write(run.latents, epoch, commit_files(folder, tensors, summary, measures), {"complete": True})
     export_codes(folder)

@@ -74,6 +74,10 @@ def test_to_dict_is_plain() -> None:
         ({"network": {"frames": 1.0}}, "'network.frames' is one of 2, 1; got 1.0"),
         ({"network": {"frames": True}}, "'network.frames' is one of 2, 1; got True"),
         ({"network": {"precision": "fp8"}}, "'network.precision' is one of fp32, bf16, fp16; got 'fp8'"),
+        ({"codes": {"rank": "all"}}, "'codes.rank' is one of energy, full, or a whole number; got 'all'"),
+        ({"codes": {"rank": 3.0}}, "'codes.rank' is one of energy, full, or a whole number; got 3.0"),
+        ({"codes": {"rank": True}}, "'codes.rank' is one of energy, full, or a whole number; got True"),
+        ({"codes": {"method": "pca"}}, "'codes.method' is one of generalized, nullspace, official, random; got 'pca'"),
         ({"interval": [2, "3"]}, r"'interval' is a list of whole numbers; got \[2, '3'\]"),
         ({"interval": 2.5}, "'interval' is a list of whole numbers; got 2.5"),
         ({"resolution": {"a": 1}}, "'resolution' is of kind int"),
@@ -142,6 +146,12 @@ def test_from_dict_accepts() -> None:
         ({"video__lr": float("nan")}, "video.lr is nan"),
         ({"pairs__evaluations": -1}, "pairs.evaluations is -1"),
         ({"pairs__style_mixing": 1.5}, "pairs.style_mixing is 1.5"),
+        ({"codes__rank": 29}, "codes.rank 29 is not between num_codes 30, .* and 452, above which"),
+        ({"codes__rank": 453}, "codes.rank 453 is not between num_codes 30, .* give a number between, or take codes.rank energy"),
+        ({"codes__rank": 0}, "codes.rank is 0"),
+        ({"codes__method": "official"}, "official is the released code, .* set codes.grey and codes.source sample"),
+        ({"codes__method": "official", "codes__grey": True}, "set codes.grey and codes.source sample"),
+        ({"codes__method": "official", "codes__source": "sample"}, "set codes.grey and codes.source sample"),
         ({"codes__select": "best", "pairs__evaluations": 0}, "codes.select best needs measures of stage 1"),
     ],
 )
@@ -154,7 +164,9 @@ def test_validate_refuses(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"resolution": 8}, {"interval": [1]}, {"num_codes": 256}, {"ingest__qp": 0}, {"pairs__group": 32}, {"pairs__r1_gamma": 0.0},
-     {"pairs__pl_weight": 0.0}, {"pairs__evaluations": 0}, {"video__num_frames": 3}, {"network__channel_base": 256}],
+     {"pairs__pl_weight": 0.0}, {"pairs__evaluations": 0}, {"video__num_frames": 3}, {"network__channel_base": 256},
+     {"codes__rank": 30}, {"codes__rank": 452}, {"codes__rank": "full"}, {"codes__method": "random"},
+     {"codes__method": "official", "codes__grey": True, "codes__source": "sample"}],
 )  # fmt: skip
 def test_validate_accepts_the_limits(changes: dict[str, Any]) -> None:
     run = changed(**changes)

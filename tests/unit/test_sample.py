@@ -1,15 +1,18 @@
 """Videos from a finished run: what `Generator.sample` promises."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from mvgan.config import InputError
-from mvgan.sample import CHUNK, Generator
+from mvgan.sample import CHUNK, DRAWN, Generator
 from mvgan.storage.run import RunFolder
+from mvgan.train.pairs import to_uint8
 from mvgan.train.state import seed_of
 
 
@@ -71,6 +74,70 @@ def test_a_longer_video_begins_as_a_shorter_one(generator: Generator) -> None:
     assert np.abs(long[:5] - short).max() <= 1
 
 
+def test_content_and_motion_have_seeds_of_their_own(generator: Generator) -> None:
+    """Against the video of one seed: its content with other motion, and the walk of its motion from another content.
+
+    The codes are orthonormal, and the LSTM sees w_0 and the noise alone: a walk from the same w_0 differs by the noise.
+    """
+    (same,), (other,), (plain,) = generator.stream(4, 9, motion_seed=4), generator.stream(4, 9, motion_seed=5), generator.stream(4, 9)
+    assert (same == plain).all()
+    assert (other[0] == plain[0]).all() and (other[1:] != plain[1:]).any()
+    w, _ = generator.content(4)
+    draws = torch.Generator().manual_seed(seed_of(5, "motion"))
+    e = torch.randn(DRAWN, generator.run.network.w_dim, generator=draws)[1:9]
+    ((walked, sides),) = generator.walk(w, 9, 5, "former")
+    with torch.no_grad():
+        expected = generator.latent(w[None], e[None], generator.codes, "former")[0]
+    torch.testing.assert_close(walked, expected)
+    assert sides == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_a_walk_does_not_depend_on_its_length(generator: Generator) -> None:
+    """Over a border of what is drawn at once: exactly the same noise, so the latents differ by no more than rounding."""
+    w, _ = generator.content(1)
+    long, short = (torch.cat([ws for ws, _ in generator.walk(w, length, 1, "latter")]) for length in (2 * DRAWN + 5, DRAWN + 1))
+    torch.testing.assert_close(long[: DRAWN + 1], short)
+
+
+def test_either_side_opens_the_video(generator: Generator) -> None:
+    """Against the pair at w_0 (eq. 11): x_00 or x_01."""
+    w, maps = generator.content(2)
+    with torch.no_grad():
+        pair = to_uint8(generator.pairs_at(w[None], maps))[0]
+    for side, first in enumerate(("former", "latter")):
+        (video,) = generator.stream(2, 1, first=first)  # type: ignore[arg-type]
+        assert (video[0] == pair[side]).all()
+
+
+def test_a_given_w_is_the_content(generator: Generator) -> None:
+    """Against the seed that it is taken from; the seed beside it gives the noise maps alone."""
+    w, _ = generator.content(3, 0.7)
+    (given,), (plain,) = generator.stream(3, 6, w=w), generator.stream(3, 6, 0.7)
+    assert (given == plain).all()
+    (truncated,) = generator.stream(3, 6, 0.0, w=w)
+    assert (truncated == plain).all()
+    with pytest.raises(ValueError, match=r"w is \[2, 32\]; expected \[32\]"):
+        next(generator.stream(3, 6, w=w.expand(2, -1)))
+
+
+def test_no_frame_is_an_error(generator: Generator) -> None:
+    with pytest.raises(ValueError, match="at least 1 frame"):
+        next(generator.stream(0, 0))
+
+
+@pytest.mark.parametrize("code", [(0, 1), (1, 0)])
+def test_a_sweep_is_w_plus_alpha_times_the_code(generator: Generator, code: tuple[int, int]) -> None:
+    """Against eq. 2 written out, with a step of residual times scale."""
+    alphas = [-2.0, 0.0, 3.5]
+    (found,) = generator.sweep(6, code, alphas)
+    w, maps = generator.content(6)
+    n = generator.codes[code] * generator.run.video.residual * generator.latent.scale[code]
+    with torch.no_grad():
+        expected = to_uint8(generator.pairs_at(torch.stack([w + alpha * n for alpha in alphas]), maps))
+    assert found.shape == (3, 2, 3, 16, 16)
+    assert np.abs(found.astype(int) - expected).max() <= 1 and (found[0] != found[2]).any()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_seed_is_the_same_video_on_a_gpu(tiny_run: RunFolder, generator: Generator) -> None:
     """Against the CPU: the numbers are drawn there; convolutions round otherwise, by a few levels."""
@@ -93,3 +160,47 @@ def test_an_unfinished_run_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "run/export/latent.safetensors").unlink()
     with pytest.raises(InputError, match=r"latent\.safetensors"):
         Generator.load(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def copied(tiny_run: RunFolder, tmp_path: Path) -> Path:
+    """The export/ of a run, to be spoilt."""
+    return Path(shutil.copytree(Path(tiny_run.uri, "export"), tmp_path / "run" / "export"))
+
+
+def refusal(export: Path) -> str:
+    """Why the run is refused."""
+    with pytest.raises(InputError) as error:
+        Generator.load(str(export.parent))
+    return str(error.value)
+
+
+def test_codes_of_another_generator_are_refused(copied: Path) -> None:
+    """The generator has the right shapes and other weights."""
+    path = copied / "generator.safetensors"
+    path.write_bytes(save({name: tensor + 1 for name, tensor in load(path.read_bytes()).items()}))
+    assert "motion codes of another generator" in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"resolution": 32}, "synthesis.blocks.3.conv0.affine.bias is missing, expected [16]"),
+        ({"resolution": 8}, "synthesis.blocks.2.conv0.affine.bias is [16], expected none"),
+        ({"network": {"channel_max": 8}}, "synthesis.blocks.0.const is [16, 4, 4], expected [8, 4, 4]"),
+    ],
+)
+def test_a_generator_of_other_settings_is_refused(copied: Path, change: dict[str, object], said: str) -> None:
+    """Another resolution, or other channels."""
+    about = json.loads((copied / "config.json").read_text())
+    network = about["config"]["network"] | change.get("network", {})
+    about["config"] |= change | {"network": network}
+    (copied / "config.json").write_text(json.dumps(about))
+    line = refusal(copied)
+    assert "generator.safetensors" in line and "such as resolution and channels" in line and said in line
+
+
+def test_other_codes_than_the_settings_say_are_refused(copied: Path) -> None:
+    path = copied / "codes.safetensors"
+    path.write_bytes(save({name: tensor[:1].contiguous() for name, tensor in load(path.read_bytes()).items()}))
+    assert "backward is [1, 32]; by the settings it is [2, 32]" in refusal(copied)

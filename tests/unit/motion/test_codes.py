@@ -78,6 +78,45 @@ def test_nullspace_codes_are_orthogonal_to_the_kept_frame() -> None:
     assert nullspace_ranks(edit, exact(gram(W_DIM, 2), 30), 6, 1.0) == (20, 20)
 
 
+def test_ranks_by_each_rule() -> None:
+    """By hand: an energy of 0.9 of 1 + 1/2 + ... is held by fewer than all; numbers hold where there are as many."""
+
+    def factor(rank: int) -> LowRank:
+        return exact(gram(W_DIM, 1, power=1.0), rank)
+
+    held = 1 + int((np.cumsum(1 / np.arange(1.0, 21)) < 0.9 * np.sum(1 / np.arange(1.0, 21))).sum())
+    assert nullspace_ranks(factor(20), factor(20), 6, 0.9) == nullspace_ranks(factor(20), factor(20), 6, 0.9, "energy") == (held, held)
+    assert held < 20
+    assert nullspace_ranks(factor(20), factor(12), 6, 0.9, "full") == (20, 12)
+    assert nullspace_ranks(factor(20), factor(30), 6, 0.9, "full") == (20, 20)
+    assert nullspace_ranks(factor(20), factor(12), 6, 0.9, 9) == (9, 9)
+    assert nullspace_ranks(factor(20), factor(12), 6, 0.9, 15) == (15, 12)
+
+
+@pytest.mark.parametrize(("rank", "found"), [("full", None), (7, 7)])
+def test_the_rank_of_the_settings_is_used(rank: str | int, found: int | None) -> None:
+    toy, w = Separable(leak=0.1), normal(1, W_DIM, seed=7).float()
+    run = toy_run(method="nullspace", rank=rank)
+    sample = factorize_latent(pair_grams(toy, w[0], chunk=16), run.codes)
+    _, summary = combine([sample], run)
+    about = summary["nullspace"]["backward"]
+    mean = [factor.rank for factor in sample.factors]
+    assert (about["rank_edit"], about["rank_keep"]) == ((found, found) if found else (mean[0], min(mean[1], W_DIM - 10)))
+
+
+def test_random_codes_are_others_each_way_and_can_be_the_method() -> None:
+    toy, w = Separable(leak=0.1), normal(1, W_DIM, seed=7).float()
+    run = dataclasses.replace(toy_run(method="random"), seed=3)
+    sample = factorize_latent(pair_grams(toy, w[0], chunk=16), run.codes)
+    tensors, summary = combine([sample], run)
+    assert torch.equal(tensors["backward"], tensors["random_backward"]) and torch.equal(tensors["forward"], tensors["random_forward"])
+    for direction in ("backward", "forward"):
+        assert torch.allclose(tensors[direction] @ tensors[direction].T, torch.eye(5), atol=1e-5)
+    assert float((tensors["backward"] @ tensors["forward"].T).abs().max()) < 0.9
+    again, _ = combine([sample], run)
+    assert torch.equal(again["forward"], tensors["forward"]) and len(summary["random"]["forward"]["kept"]) == 5
+
+
 def test_nullspace_codes_that_cannot_be_had_are_refused() -> None:
     edit, keep = exact(gram(W_DIM, 1), 20), exact(gram(W_DIM, 2), 12)
     with pytest.raises(InputError, match=r"gives 5 directions.*--num-codes.*--codes.energy.*--codes.lam"):
@@ -166,7 +205,7 @@ def test_combine_gives_tensors_and_json_of_both_methods() -> None:
     tensors, summary = combine(samples, run)
     json.dumps(summary, allow_nan=False)
     assert set(tensors) == {"mean_grams", "backward", "forward"} | {
-        f"{m}_{d}" for m in ("generalized", "nullspace") for d in ("backward", "forward")
+        f"{m}_{d}" for m in ("generalized", "nullspace", "random") for d in ("backward", "forward")
     }
     assert np.allclose(tensors["mean_grams"], np.mean([s.grams.numpy() for s in samples], 0), rtol=1e-12)
     assert torch.equal(tensors["backward"], tensors["generalized_backward"]) and tensors["backward"].shape == (5, W_DIM)

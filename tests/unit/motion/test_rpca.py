@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mvgan.motion.rpca import rank_by_energy, robust_pca
+from tests.unit.motion.reference import objective, solve, spectrum_gram
 
 
 torch.set_num_threads(1)
@@ -45,6 +47,18 @@ def test_a_slowly_falling_spectrum_does_not_end_at_full_rank(lam: float, most: i
     assert 1 <= found.rank <= most and found.rank == len(found.eigenvalues) == found.eigenvectors.shape[1]
     assert torch.linalg.matrix_rank(found.low_rank) == found.rank
     assert float((found.low_rank + found.sparse - matrix).norm() / matrix.norm()) < 1e-7
+
+
+@pytest.mark.parametrize(
+    "values", [np.arange(1.0, 129) ** -1.5, np.exp(-np.arange(128) / 20)], ids=["k^-1.5", "exp(-i/20), which is exp(-i/80) at 512"]
+)
+def test_equals_another_method(values: np.ndarray) -> None:
+    """Douglas-Rachford splitting to 1e-10: the same minimum, low-rank part and rank. tests/soak has this at 512 dimensions."""
+    matrix, lam = spectrum_gram(values), 1 / math.sqrt(128)
+    found, expected = robust_pca(torch.from_numpy(matrix), lam, 3000), solve(matrix, lam)
+    assert found.converged and found.rank == expected.rank > 0
+    assert objective(found.low_rank.numpy(), matrix, lam) == pytest.approx(expected.objective, rel=1e-6)
+    assert np.linalg.norm(found.low_rank.numpy() - expected.low_rank) <= 1e-4 * np.linalg.norm(expected.low_rank)
 
 
 def test_no_feasible_neighbour_is_better() -> None:

@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.signal import correlate2d
+from torch import nn
 
-from mvgan.nets.video_discriminator import PatchDiscriminator, VideoDiscriminator, with_first_frame, with_reverse
+from mvgan.nets.video_discriminator import ImageDiscriminator, PatchDiscriminator, VideoDiscriminator, with_first_frame, with_reverse
 
 
 def test_parameters() -> None:
@@ -57,7 +59,7 @@ def conv3d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> 
 def test_one_scale() -> None:
     """Reference: five convolutions by loops, strides 2 2 2 1 1, instance norm in all but the first and the last."""
     torch.manual_seed(0)
-    net = PatchDiscriminator(2).double()
+    net = PatchDiscriminator(nn.Conv3d, 6, 2).double()
     x = torch.randn(1, 6, 4, 6, 6, dtype=torch.float64)
     y = x[0].numpy()
     convs = [(conv.weight.detach().numpy(), conv.bias.detach().numpy()) for conv in (*net.convs, net.out)]
@@ -81,3 +83,32 @@ def test_the_second_scale_sees_averages() -> None:
     for t, i, j in itertools.product(range(4), range(4), range(4)):
         window = x[0, :, max(0, t - 1) : t + 2, max(0, 2 * i - 1) : 2 * i + 2, max(0, 2 * j - 1) : 2 * j + 2]
         torch.testing.assert_close(seen[0][0, :, t, i, j], window.mean(dim=(1, 2, 3)))
+
+
+def test_one_scale_of_the_image_discriminator() -> None:
+    """Reference: scipy: five convolutions, strides 2 2 2 1 1, instance norm in all but the first and the last."""
+    torch.manual_seed(0)
+    net = PatchDiscriminator(nn.Conv2d, 3, 2).double()
+    x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    y = x[0].numpy()
+    for index, (conv, stride) in enumerate(zip((*net.convs, net.out), (2, 2, 2, 1, 1), strict=True)):
+        weight, padded = conv.weight.detach().numpy(), np.pad(y, ((0, 0), (2, 2), (2, 2)))
+        y = np.stack([sum(correlate2d(m, k, mode="valid") for m, k in zip(padded, kernel, strict=True)) for kernel in weight])
+        y = y[:, ::stride, ::stride] + conv.bias.detach().numpy()[:, None, None]
+        if 0 < index < 4:
+            y = (y - y.mean((1, 2), keepdims=True)) / np.sqrt(y.var((1, 2), keepdims=True) + 1e-5)
+        if index < 4:
+            y = np.where(y > 0, y, 0.2 * y)
+    np.testing.assert_allclose(net(x)[0].detach().numpy(), y, rtol=0, atol=1e-10)
+
+
+def test_scales_of_the_image_discriminator() -> None:
+    """The second scale sees frames of half the size: means over 3x3 neighbours within the frame."""
+    net = ImageDiscriminator(2, 2)
+    seen: list[torch.Tensor] = []
+    net.scales[1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    x = torch.randn(1, 3, 16, 16)
+    net(x)
+    assert seen[0].shape == (1, 3, 8, 8)
+    torch.testing.assert_close(seen[0][0, 0, 0, 0], x[0, 0, :2, :2].mean())
+    torch.testing.assert_close(seen[0][0, 1, 3, 4], x[0, 1, 5:8, 7:10].mean())

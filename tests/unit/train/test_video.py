@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvgan.config import Network, Run, Video
 from mvgan.nets.generator import Generator
@@ -17,7 +17,7 @@ from mvgan.train.guard import SKIPPED
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Plan, fit
 from mvgan.train.state import Draws, Progress, from_bytes, to_bytes
-from mvgan.train.video import VideoStage, render
+from mvgan.train.video import VideoStage, Views, render
 
 
 RUN = Run(
@@ -96,7 +96,8 @@ def test_discriminator_inputs() -> None:
     stage = build()
     real, fake = torch.randn(3, 4, 3, 8, 8), torch.randn(3, 4, 3, 8, 8)
     flips = torch.tensor([True, False, True]), torch.tensor([False, False, True])
-    inputs = stage.discriminator_inputs(real, fake, flips)
+    inputs = stage.discriminator_inputs(real, fake, Views(*flips, torch.rand(3)))
+    assert set(inputs) == {"d_v", "d_r"}
     assert torch.equal(inputs["d_r"][0], with_reverse(real)) and torch.equal(inputs["d_r"][1], with_reverse(fake))
     for found, clips, flip in zip(inputs["d_v"], (real, fake), flips, strict=True):
         for n in range(3):
@@ -175,7 +176,7 @@ def test_generator_steps_per_discriminator_step() -> None:
     """Adam counts: one step of each discriminator, g_steps of the latent code generator, each with samples of its own."""
     stage = build(g_steps=3)
     seen: list[Tensor] = []
-    stage.latent.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    stage.latent.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     stage.step(next(batches(0)), Progress())
     counts = {name: {int(s["step"]) for s in optimizer.state.values()} for name, optimizer in stage.optimizers.items()}
     assert counts == {"latent": {3}, "d_v": {1}, "d_r": {1}}
@@ -201,13 +202,72 @@ def test_generator_steps_lower_the_generator_loss() -> None:
     stage = build(loss="log", saturating=True, g_steps=1, lr=1e-3, residual=1.0)
     draws = Draws(0, "test", 0, range(2), 4, CPU)
     w, e = stage._latents(draws)
-    flips = (torch.zeros(8, dtype=torch.bool),) * 2
+    views = Views(*(torch.zeros(8, dtype=torch.bool),) * 2, torch.zeros(8))
     real, maps = torch.randn(8, 4, 3, 8, 8), {}
 
     def noise(layer: int, resolution: int) -> Tensor:
         return maps.setdefault(layer, torch.zeros(32, 1, resolution, resolution))
 
-    before = stage._g_phase(w, e, noise, real, flips).item()
+    before = stage._g_phase(w, e, noise, real, views).item()
     for _ in range(10):
-        stage._descend("latent", Progress(), stage._g_phase, w, e, noise, real, flips)
-    assert stage._g_phase(w, e, noise, real, flips).item() < before
+        stage._descend("latent", Progress(), stage._g_phase, w, e, noise, real, views)
+    assert stage._g_phase(w, e, noise, real, views).item() < before
+
+
+SWITCHES = [("d_v",), ("d_r",), ("d_i",), ("d_v", "d_r", "d_i")]
+
+
+@pytest.mark.parametrize("on", SWITCHES)
+def test_each_discriminator_is_on_or_off(on: tuple[str, ...]) -> None:
+    """What is on trains and is logged, what is off is not there; with any of them L_omega moves."""
+    stage = build(**{name: name in on for name in ("d_v", "d_r", "d_i")})
+    before = copy.deepcopy(stage.state_dict())
+    assert set(before) == {"latent", *on}
+    stats = stage.step(next(batches(0)), Progress())
+    assert {name for name in stats if name.endswith("_loss")} == {"g_loss", *(f"{name}_loss" for name in on)}
+    for name, state in stage.state_dict().items():
+        assert not equal(state["net"], before[name]["net"]), name
+
+
+def test_the_image_discriminator_compares_later_frames_with_first_ones() -> None:
+    """By hand: of 4 frames the later ones are 1, 2 and 3, a third of the draws each; nothing flows back from the first."""
+    stage = build(d_i=True)
+    fake = torch.randn(4, 4, 3, 8, 8, requires_grad=True)
+    views = Views(*(torch.zeros(4, dtype=torch.bool),) * 2, torch.tensor([0.0, 0.34, 0.99, 0.66]))
+    first, later = stage.discriminator_inputs(torch.randn(4, 4, 3, 8, 8), fake, views)["d_i"]
+    assert torch.equal(first, fake[:, 0]) and not first.requires_grad
+    for n, place in enumerate((1, 2, 3, 2)):
+        assert torch.equal(later[n], fake[n, place])
+
+
+def test_the_drift_term() -> None:
+    """Reference: the coefficients read back from the walk: mean over the batch, squared, averaged over steps and codes."""
+    plain, held = build(), build(drift_weight=5.0)
+    nn.init.normal_(plain.latent.coefficients.weight)
+    held.latent.load_state_dict(plain.latent.state_dict())
+    draws = Draws(0, "test", 0, range(2), 4, CPU)
+    w, e = plain._latents(draws)
+    arguments = w, e, draws.noise(plain.noise_shapes, 4), torch.randn(8, 4, 3, 8, 8), Views.draw(draws)
+    steps = plain.latent(w, e, plain.codes, "latter").diff(dim=1) / plain.latent.residual
+    coefficients = torch.stack([steps[:, t] @ plain.codes[t % 2].T for t in range(3)], dim=1)  # latter first: backward, forward, backward
+    expected = 5 * coefficients.mean(0).square().mean()
+    assert (held._g_phase(*arguments) - plain._g_phase(*arguments)).item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 32])
+def test_frames_rendered_in_parts_have_the_same_gradient(at_once: int) -> None:
+    """Reference: all frames in one call. Parts need not divide the frames."""
+    gradients = []
+    for stage in (build(), build(frames_at_once=at_once)):
+        stage.latent.double(), stage.pair_generator.double()
+        for block in stage.pair_generator.synthesis.blocks:
+            block.dtype = torch.float64
+            nn.init.ones_(block.conv1.noise_strength)
+        maps = {layer: torch.randn(8, 1, size, size, generator=torch.Generator().manual_seed(layer)).double().repeat_interleave(4, 0)
+                for layer, size in stage.noise_shapes.items()}  # fmt: skip
+        ws = torch.randn(8, 4, 8, generator=torch.Generator().manual_seed(0)).double().requires_grad_(True)
+        clips = stage.render(ws, lambda layer, _: maps[layer])  # noqa: B023
+        (clips.sin() * torch.arange(clips.numel()).view_as(clips).cos()).sum().backward()
+        gradients.append((clips.detach(), ws.grad))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

@@ -39,6 +39,7 @@ CASES = {
     "pairs in parts, 5 shards": ("pairs", 5, {"accumulate": 2}),
     "video ralsgan, 2 shards": ("video", 2, {"loss": "ralsgan"}),
     "video ralsgan, 3 shards": ("video", 3, {"loss": "ralsgan"}),
+    "video, all discriminators and the drift term, 3 shards": ("video", 3, {"d_i": True, "drift_weight": 3.0, "frames_at_once": 5}),
     "video log, 2 shards": ("video", 2, {"loss": "log"}),
     "video log, 3 shards": ("video", 3, {"loss": "log", "saturating": False, "first": "former"}),
 }

@@ -1,0 +1,171 @@
+"""Walks: the shrunk covariance and distances by numpy and scipy, pieces against the whole walk, and what holds a walk."""
+
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import mahalanobis
+from torch import Tensor
+
+from mvgan.motion.walk import ANCHOR, INNER, Hold, LatentDistribution, between, chunks, fit_distribution, held_walk, hold_of
+from mvgan.nets.latent import LatentGenerator
+
+
+W_DIM, CODES = 6, 3
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def correlated(n: int, seed: int) -> Tensor:
+    return normal(n, W_DIM, seed=seed) @ normal(W_DIM, W_DIM, seed=9) + 2
+
+
+def distribution() -> LatentDistribution:
+    return LatentDistribution.fit(correlated(400, 1), correlated(400, 2))
+
+
+def network(residual: float = 0.2, bias: float = 0.0) -> LatentGenerator:
+    """A small L_omega whose coefficients vary, with a mean of its own where `bias` is not 0; in float64."""
+    torch.manual_seed(0)
+    net = LatentGenerator(W_DIM, 5, CODES, residual).double()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    torch.nn.init.constant_(net.coefficients.bias, bias)
+    return net.requires_grad_(False)
+
+
+def codes() -> Tensor:
+    return torch.linalg.qr(normal(W_DIM, 2 * CODES, seed=3)).Q.t().reshape(2, CODES, W_DIM).contiguous()
+
+
+def draws(n: int, size: int) -> Callable[[int], Tensor]:
+    return lambda place: normal(n, size, W_DIM, seed=100 + place)
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_shrinkage(n: int) -> None:
+    """Reference: Ledoit & Wolf 2004, Sec. 3.2, by loops: m, d^2, b-bar^2 and b^2 with |A|^2 = tr(A A^T) / p."""
+    x = correlated(n, 4).numpy()
+    centred = x - x.mean(0)
+    sample = centred.T @ centred / n
+    m = np.trace(sample) / W_DIM
+    d2 = np.sum((sample - m * np.eye(W_DIM)) ** 2) / W_DIM
+    b2 = min(d2, sum(np.sum((np.outer(row, row) - sample) ** 2) / W_DIM for row in centred) / n**2)
+    expected = b2 / d2 * m * np.eye(W_DIM) + (d2 - b2) / d2 * sample
+    found = LatentDistribution.fit(torch.from_numpy(x), torch.from_numpy(x))
+    assert found.shrinkage == pytest.approx(b2 / d2, rel=1e-9)
+    np.testing.assert_allclose((found.factor @ found.factor.T).numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_distances_and_quantiles() -> None:
+    """Reference: scipy, by 1 / sqrt(w_dim); quantiles are of the codes that nothing was fitted to."""
+    found, held_out = distribution(), correlated(400, 2)
+    inverse = np.linalg.inv((found.factor @ found.factor.T).numpy())
+    expected = np.array([mahalanobis(w, found.mean.numpy(), inverse) for w in held_out.numpy()]) / np.sqrt(W_DIM)
+    np.testing.assert_allclose(found.distance(held_out).numpy(), expected, rtol=1e-9)
+    assert found.quantile(0.95) == pytest.approx(np.quantile(expected, 0.95), rel=1e-9)
+    assert found.distance(held_out.reshape(20, 20, W_DIM)).shape == (20, 20)
+
+
+def test_what_is_far_is_drawn_in_on_a_straight_line() -> None:
+    """Near ones stay to the bit; the others come to lie at the distance asked for, between where they were and their anchor."""
+    found, w = distribution(), 2 + 1.3 * (correlated(60, 5) - 2)
+    anchor = found.mean + 0.3 * (correlated(60, 6) - found.mean)
+    most = found.quantile(0.9)
+    near = found.distance(anchor) < most
+    w, anchor = w[near], anchor[near]
+    drawn, far = found.drawn_in(w, anchor, most), found.distance(w) > most
+    assert 5 < int(far.sum()) < len(w) and torch.equal(drawn[~far], w[~far])
+    np.testing.assert_allclose(found.distance(drawn[far]).numpy(), most, rtol=1e-9)
+    share = (drawn - anchor)[far] / (w - anchor)[far]
+    torch.testing.assert_close(share, share[:, :1].expand_as(share), rtol=1e-6, atol=1e-9)
+    assert share.min() > 0 and share.max() < 1
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("first", ["latter", "former"])
+def test_pieces_are_the_whole_walk(first: Literal["latter", "former"], held: bool) -> None:
+    """Reference: the walk of eq. 10 at once; with a hold its formula, step by step."""
+    net, w, size = network(), correlated(2, 7), 4
+    hold = Hold(0.1, torch.full((2, CODES), 0.05, dtype=torch.float64), distribution()) if held else None
+    anchor = w if hold is None else hold.anchor(w)
+    found = torch.cat(list(itertools.islice(chunks(net, anchor, draws(2, size), codes(), first, size, hold), 5)), dim=1)
+    noise = torch.cat([draws(2, size)(place) for place in range(5)], dim=1)
+    if hold is None:
+        expected = net(w, noise, codes(), first)[:, :20]
+    else:
+        coefficients, _ = net.steer(noise, net.encoder(anchor))
+        rows = [anchor]
+        for t in range(1, 20):
+            side = (t + (0 if first == "former" else 1)) % 2
+            u = 0.9 * (rows[-1] - anchor) + 0.2 * (coefficients[:, t - 1] - 0.05) @ codes()[side]
+            rows.append(hold.distribution.drawn_in(anchor + u, anchor, hold.distribution.quantile(INNER)))
+        expected = torch.stack(rows, dim=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_pieces_of_odd_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="even size"):
+        next(chunks(network(), correlated(1, 7), draws(1, 3), codes(), "latter", 3))
+
+
+@pytest.mark.parametrize("residual", [0.02, 0.3])
+def test_a_held_walk_stays_and_moves(residual: float) -> None:
+    """2,000 steps whose mean is not 0: a plain walk is far away at the end, a held one never beyond its quantile, and still moving."""
+    net, near = network(residual, bias=0.5), distribution()
+    hold = hold_of(net, correlated(8, 8), normal(8, 400, W_DIM, seed=11), codes(), "latter", near)
+    w = correlated(4, 12)
+    coefficients, _ = net.steer(normal(4, 2000, W_DIM, seed=13), net.encoder(hold.anchor(w)))
+    plain = net.walk(w, coefficients, codes(), "latter")
+    assert near.distance(plain[:, -1]).min() > 2 * near.quantile(0.99)
+    ws = held_walk(net, hold.anchor(w), hold.anchor(w), coefficients, codes(), "latter", hold)
+    assert near.distance(ws[:, :1]).max() <= near.quantile(ANCHOR) * (1 + 1e-9)
+    assert near.distance(ws).max() <= near.quantile(INNER) * (1 + 1e-9)
+    steps = ws.diff(dim=1).square().sum(2).mean(0)
+    assert steps[-500:].mean() > 0.5 * steps[:500].mean()
+
+
+def test_the_hold_is_as_weak_as_can_be() -> None:
+    """Short steps around a mean of 0 need no pull; longer ones do, and at less of it more frames would be beyond."""
+    near, noise, w = distribution(), normal(8, 400, W_DIM, seed=11), correlated(8, 8)
+    weak, strong = (hold_of(network(residual), w, noise, codes(), "latter", near) for residual in (1e-4, 0.3))
+    assert weak.pull == 0 < strong.pull < 1
+
+
+@pytest.mark.parametrize("first", ["latter", "former"])
+def test_the_mean_of_each_side(first: Literal["latter", "former"]) -> None:
+    """Reference: an L_omega without memory, whose coefficients are those of its bias at every step; sides have the same mean then."""
+    net = network(0.2, bias=0.4)
+    torch.nn.init.zeros_(net.coefficients.weight)
+    hold = hold_of(net, correlated(8, 8), normal(8, 40, W_DIM, seed=11), codes(), first, distribution())
+    torch.testing.assert_close(hold.mean, torch.full((2, CODES), np.tanh(0.4), dtype=torch.float64))
+    assert hold.pull == 0
+
+
+@pytest.mark.parametrize("factor", [1, 2, 5])
+def test_between(factor: int) -> None:
+    """Reference: numpy's interpolation of every second w; on a line second differences are 0, so that nothing alternates."""
+    ws = normal(1, 24, W_DIM)
+    found = torch.cat(list(between(ws.split(8, dim=1), factor)), dim=1)[0].numpy()
+    times = np.arange(len(found)) / factor
+    knots = ws[0, 0::2].numpy()
+    expected = np.stack([np.interp(times, np.arange(len(knots)), column) for column in knots.T], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    assert len(found) == factor * (len(knots) - 1)
+    second = np.abs(np.diff(found, 2, axis=0)).max(axis=1)
+    inside = np.arange(len(second)) % factor != factor - 1  # not across a knot
+    assert not inside.any() or second[inside].max() < 1e-12
+
+
+def test_the_fit_takes_fresh_codes_of_the_mapping() -> None:
+    """Reference: a linear mapping, whose covariance is known."""
+    matrix = normal(W_DIM, W_DIM, seed=9).float()
+    found = fit_distribution(lambda z: z @ matrix + 2, torch.Generator().manual_seed(0), W_DIM, torch.device("cpu"))
+    torch.testing.assert_close(found.mean, torch.full((W_DIM,), 2.0, dtype=torch.float64), rtol=0, atol=0.15)
+    np.testing.assert_allclose((found.factor @ found.factor.T).numpy(), (matrix.T @ matrix).numpy(), rtol=0, atol=0.4)
+    assert found.quantile(0.5) == pytest.approx(1, rel=0.1)
