@@ -292,7 +292,7 @@ class Resources:
     gpu: bool = False
     """Give each worker a GPU (nccl); otherwise CPU (gloo)."""
     gpu_share: float = 1.0
-    """Share of a GPU that a task of stage 2 or of evaluate takes: with 0.5 two run on one at a time, if its memory holds both."""
+    """Share of a GPU that a task of codes, evaluate or generate takes: with 0.5 two run on one at a time, if its memory holds both."""
     threads: int = 0
     """CPU threads per worker; 0 shares the cores of its machine, but for one, among the workers there."""
     max_failures: int = 3

@@ -1,6 +1,7 @@
 """kill -9 of the driver at a moment of every stage: the same command ends with the undisturbed run's files, to the bit."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from tests.short_run import ROOT, command, environment, run
 from tests.soak.record import Record
 
 
+KEPT = "the first latent of stage 2 is kept"
 MOMENTS = {
     "ingest begins": "data/plan.json",
     "the run is recorded": "run.json",
@@ -19,6 +21,7 @@ MOMENTS = {
     "the first commit of stage 1": "pairs/commits/*.json",
     "the end of stage 1": "export/generator.safetensors",
     "stage 2 begins": "codes/epochs/*.inherits.json",
+    KEPT: "codes/kept/*.factors",
     "the commit of stage 2": "codes/commits/*.json",
     "stage 3 begins": "video/epochs/*.inherits.json",
     "the first commit of stage 3": "video/commits/*.json",
@@ -53,6 +56,7 @@ def test_killed_at(moment: str, record: Record, clips: Path, tmp_path: Path, req
     driver.wait()
     again = run(*flags)
     assert again.returncode == 0, again.stderr + again.stdout
+    assert moment != KEPT or re.search(r"codes: [12] of 2 latents were known from before", again.stdout), again.stdout
     changed = [name for name in EXPORTS if (folder / "export" / name).read_bytes() != (undisturbed / "export" / name).read_bytes()]
     record.add(TABLE, moment, not changed, started)
     assert changed == []

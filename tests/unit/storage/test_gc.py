@@ -101,6 +101,23 @@ def test_what_no_record_names_is_removed_and_told(uri: str, capsys: pytest.Captu
     assert newest(folder) == [400, 200, 100, 200, 100]
 
 
+def test_what_stage_2_keeps_goes_only_when_it_is_complete(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Until then the same command takes it; a driver thought dead may yet leave some behind the commit."""
+    folder = open_run(uri, smoke(), "nowhere")
+    folder.store.write("codes/kept/00000-0123abcd.grams", bytes(55))
+    commits = folder.commits("codes")
+    epoch = commits.claim({})
+    jobs.gc.run(jobs.gc.Flags(run=uri))
+    assert "gc: removed 0 leftovers" in capsys.readouterr().out and folder.store.exists("codes/kept/00000-0123abcd.grams")
+    commits.write(4, epoch, FILES, {"complete": True})
+    jobs.gc.run(jobs.gc.Flags(run=uri, dry_run=True))
+    assert "would remove 55 bytes: codes/kept/00000-0123abcd.grams (kept for stage 2, which is complete)" in capsys.readouterr().out
+    assert folder.store.exists("codes/kept/00000-0123abcd.grams")
+    jobs.gc.run(jobs.gc.Flags(run=uri))
+    assert "gc: removed 1 leftovers of 55 bytes" in capsys.readouterr().out and not folder.store.exists("codes/kept/00000-0123abcd.grams")
+    assert whole(folder, "codes") and folder.complete("codes") is not None
+
+
 def test_temporary_files_of_a_killed_writer_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = open_run(str(tmp_path / "run"), smoke(), "nowhere")
     code = "import os, signal, sys; from mvgan.storage import local; local.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
