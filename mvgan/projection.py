@@ -34,7 +34,7 @@ NOISE, NOISE_END = 0.05, 0.75
 SAMPLES = 10_000
 """Latents from which mean and covariance of w are taken (likewise)."""
 
-PULL = 1e-3
+PULL = 3e-3
 """Weight of the mean squared Mahalanobis distance of w beside the squared difference of pixels: keeps w where the mapping puts it."""
 
 SHRINKAGE = 0.05

@@ -71,7 +71,7 @@ def test_parquet_files(tiny_run: RunFolder, s3: str) -> None:
         (seed, seed, 12.5, 5, 16, 16) for seed in (3, 12, 5)
     ]
     assert rows[1]["frames"] == expected(tiny_run.uri, 12, 12)
-    with av.open(io.BytesIO(rows[1]["frames"])) as container:
+    with av.open(io.BytesIO(rows[1]["frames"]), "r") as container:
         assert [frame.width for frame in container.decode(video=0)] == [16] * 5
 
 

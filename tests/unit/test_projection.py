@@ -1,6 +1,7 @@
 """A latent for a picture: against a picture whose latent is known, and files that are none."""
 
 import io
+import math
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ from mvgan.config import InputError, Network, Run, Video
 from mvgan.media import encode_png
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator
-from mvgan.projection import Projection, latents_file, project, read_latents, read_picture
+from mvgan.projection import PULL, Projection, latents_file, project, read_latents, read_picture
 from mvgan.sample import Generator
 from mvgan.train.pairs import to_uint8
 
@@ -50,7 +51,8 @@ def frame(generator: Generator, w: torch.Tensor, seed: int, side: int) -> np.nda
 def found(generator: Generator) -> tuple[np.ndarray, Projection, list[str]]:
     """The picture of a known latent, with the noise maps of another seed, its projection and what it said."""
     w, _ = generator.content(11)
-    picture, lines = frame(generator, w, 5, 1), []
+    lines: list[str] = []
+    picture = frame(generator, w, 5, 1)
     return picture, project(generator, picture, 5, "latter", steps=300, say=lines.append), lines
 
 
@@ -70,6 +72,34 @@ def test_a_latent_that_is_found_is_one_of_the_mappings(generator: Generator, fou
     inverse = np.linalg.inv(np.cov(w.T))
     distances = [float((row - w.mean(0)) @ inverse @ (row - w.mean(0))) for row in (*w, found[1].w.double().numpy())]
     assert distances[-1] < np.quantile(distances[:-1], 0.99)
+
+
+def test_a_picture_of_no_frame_pulls_w_less_far(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """White, which no frame is. Against the search without the pull, by the Mahalanobis distance to other latents (numpy)."""
+    picture = np.full((3, 16, 16), 255, np.uint8)
+    w = generator.pairs.mapping(torch.randn(4000, 16, generator=torch.Generator().manual_seed(9))).double().numpy()
+    inverse = np.linalg.inv(np.cov(w.T))
+    distances = []
+    for pull in (PULL, 0.0):
+        monkeypatch.setattr("mvgan.projection.PULL", pull)
+        off = project(generator, picture, 5, "latter", steps=150).w.double().numpy() - w.mean(0)
+        distances.append(float(off @ inverse @ off))
+    assert distances[0] < 0.8 * distances[1]
+
+
+def test_noise_on_w_fades(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the first step, whose w is the mean itself: 0.05 of the deviation of w at first, and none in the last quarter."""
+    tried: list[torch.Tensor] = []
+    render = Generator.pairs_at
+    monkeypatch.setattr(Generator, "pairs_at", lambda self, ws, maps: tried.append(ws.detach()[0]) or render(self, ws, maps))  # type: ignore[func-returns-value]
+    project(generator, np.full((3, 16, 16), 128, np.uint8), 5, "latter", steps=40)
+    w = generator.pairs.mapping(torch.randn(4000, 16, generator=torch.Generator().manual_seed(9)))
+    deviation = float((w - w.mean(0)).square().sum(1).mean().sqrt())
+    mean, found = tried[-2:]
+    first = float((tried[0] - mean).norm()) / 16**0.5  # 16 numbers of one deviation
+    assert 0.5 < first / (0.05 * deviation) < 1.6
+    step = 0.1 * (0.5 - 0.5 * math.cos(math.pi * (1 - 39 / 40) / 0.25))  # of Adam in the last step, by the falling rate
+    assert float((tried[39] - found).abs().max()) < 1.01 * step
 
 
 def test_progress_and_repetition(generator: Generator, found: tuple[np.ndarray, Projection, list[str]]) -> None:
