@@ -227,6 +227,9 @@ class Video:
     """Train against D_R, which sees each clip beside its reverse (eq. 13)."""
     d_i: bool = False
     """Train against D_I too, the image discriminator of the paper's Table IV: a later frame shall look like first frames."""
+    init_std: float = 0.02
+    """Standard deviation of the weights of the coefficients at the start. At the released 0.02 walks hardly leave w_0 at first, and what
+    makes them move grows with how far they go: a short training then learns to drift, or nothing. 0.2 begins with a random walk."""
     drift_weight: float = 0.0
     """Weight of a term that keeps the mean coefficient of each code over a batch near 0. Without it (as released) all videos may
     come to walk one way."""

@@ -31,7 +31,7 @@ class LatentGenerator(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, w_dim: int, hidden: int, num_codes: int, residual: float) -> None:
+    def __init__(self, w_dim: int, hidden: int, num_codes: int, residual: float, init_std: float = 0.02) -> None:
         super().__init__()
         self.encoder = nn.LSTMCell(w_dim, hidden)
         self.decoder = nn.LSTMCell(w_dim, hidden)
@@ -44,7 +44,7 @@ class LatentGenerator(nn.Module):
                     nn.init.orthogonal_(gate)
             nn.init.zeros_(cell.bias_ih)
             nn.init.zeros_(cell.bias_hh)
-        nn.init.normal_(self.coefficients.weight, std=0.02)
+        nn.init.normal_(self.coefficients.weight, std=init_std)
         nn.init.zeros_(self.coefficients.bias)
 
     def forward(self, w: Tensor, noise: Tensor, codes: Tensor, first: Side) -> Tensor:
@@ -70,8 +70,8 @@ class LatentGenerator(nn.Module):
 
     def walk(self, w: Tensor, coefficients: Tensor, codes: Tensor, first: Side) -> Tensor:
         """w_0 ... w_steps [n, steps + 1, w_dim] by eq. 10, from w [n, w_dim] and `coefficients` [n, steps, num_codes]."""
-        sides, codes = shown_sides(coefficients.shape[1] + 1, first), self.residual * self.scale[:, :, None] * codes
+        sides, codes = shown_sides(coefficients.shape[1] + 1, first), codes * self.scale[:, :, None]
         ws = [w]
         for t, coefficient in enumerate(coefficients.unbind(1), start=1):
-            ws.append(ws[-1] + coefficient @ codes[sides[t]])
+            ws.append(ws[-1] + self.residual * coefficient @ codes[sides[t]])
         return torch.stack(ws, dim=1)

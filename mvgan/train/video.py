@@ -111,7 +111,7 @@ class VideoStage:
         self.codes = codes.to(device)
         config = run.video
         torch.manual_seed(seed_of(run.seed, "video init"))
-        self.latent = LatentGenerator(run.network.w_dim, config.hidden, codes.shape[1], config.residual).to(device)
+        self.latent = LatentGenerator(run.network.w_dim, config.hidden, codes.shape[1], config.residual, config.init_std).to(device)
         if scale is not None:
             self.latent.scale.copy_(scale)
         kinds = {"d_v": VideoDiscriminator, "d_r": VideoDiscriminator, "d_i": ImageDiscriminator}

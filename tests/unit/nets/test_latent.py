@@ -88,6 +88,7 @@ def test_initialisation() -> None:
         assert cell.bias_ih.abs().max() == cell.bias_hh.abs().max() == 0
     assert net.coefficients.bias.abs().max() == 0
     assert net.coefficients.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert LatentGenerator(64, 64, 30, 0.2, init_std=0.2).coefficients.weight.std().item() == pytest.approx(0.2, rel=0.1)
 
 
 def test_a_longer_walk_begins_as_the_shorter_one() -> None:
