@@ -183,7 +183,7 @@ class Codes:
     energy: float = 0.99
     """Share of the low-rank spectrum that sets r_a and r_b where codes.rank is energy."""
     max_iterations: int = 1000
-    """Bound on ADMM iterations (official has its own, 10,000)."""
+    """Bound on ADMM iterations (official has its own, 10000)."""
     tolerance: float = 1e-7
     """Primal and dual residual, relative, at which ADMM stops (official: the primal one, at 1e-7)."""
     chunk: int = 64

@@ -20,8 +20,7 @@ from mvgan.motion.rpca import robust_pca
 
 
 DIM = 512
-SPECTRUM, DECAY = "exp(-i/20)", 20
-"""At 512 dimensions; it falls as far at others."""
+SPECTRUM, POWER = "k^-2", -2.0
 RUNS_A_GRAM = 2
 """The released code factorizes both Grams for the backward codes, and both again for the forward ones."""
 MIN_ITERATIONS = 50
@@ -62,7 +61,7 @@ def grams(dim: int) -> tuple[Tensor, Tensor]:
     found = []
     for seed in (0, 1):
         q = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).Q
-        gram = (q * torch.exp(-torch.arange(dim, dtype=torch.float64) * DIM / dim / DECAY)) @ q.mT
+        gram = (q * torch.arange(1, dim + 1, dtype=torch.float64) ** POWER) @ q.mT
         found.append((gram + gram.mT) / 2)
     return found[0], found[1]
 

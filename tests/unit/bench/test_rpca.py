@@ -64,5 +64,5 @@ def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str], monkeypatch: 
     verb.run(verb.Flags("rpca", rounds=1))
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["benchmark"] == "rpca" and found["ratio"] == found["ratios"]["mvgan / released"] == 8
-    assert found["spectrum"] == "exp(-i/20)"
+    assert found["spectrum"] == "k^-2"
     assert "rpca reads no --device" in refused(verb.run, verb.Flags, "rpca", "--device", "cuda")
