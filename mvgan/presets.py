@@ -26,8 +26,8 @@ def demo() -> Run:
         ),
         codes=Codes(epsilon=0.01, tolerance=1e-5),
         video=Video(
-            total_clips=1600, batch=8, hidden=256, residual=0.03, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
-            tick_clips=160, commit_clips=800,
+            total_clips=1600, batch=8, hidden=256, residual=0.08, step="motion", init_std=0.2, drift_weight=3.0, g_steps=1, lr=1e-3,
+            d_channels=8, d_scales=1, tick_clips=160, commit_clips=800,
         ),
     )  # fmt: skip
 
@@ -47,8 +47,8 @@ def smoke() -> Run:
         ),
         codes=Codes(lam=1 / 8),
         video=Video(
-            total_clips=160, batch=8, hidden=64, residual=0.07, step="motion", g_steps=1, lr=5e-4, d_channels=8, d_scales=1,
-            tick_clips=80, commit_clips=160,
+            total_clips=160, batch=8, hidden=64, residual=0.07, step="motion", init_std=0.2, drift_weight=3.0, g_steps=1, lr=1e-3,
+            d_channels=8, d_scales=1, tick_clips=80, commit_clips=160,
         ),
     )  # fmt: skip
 
@@ -84,7 +84,9 @@ def _one_gpu(resolution: int, *, total_kimg: float) -> Run:
             augment="ada", tick_kimg=8, commit_kimg=200,
         ),
         codes=Codes(select="best"),
-        video=Video(total_clips=20000, num_frames=16, hidden=512, residual=0.03, step="motion", lr=1e-4, batch=16),
+        video=Video(
+            total_clips=20000, num_frames=16, hidden=512, residual=0.08, step="motion", init_std=0.2, drift_weight=3.0, lr=1e-4, batch=16
+        ),
     )  # fmt: skip
 
 
