@@ -23,9 +23,9 @@ SEED = 0
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run at 64 px, trained for minutes; or the finished one that MVGAN_LONG_RUN names."""
-    if "MVGAN_LONG_RUN" in os.environ:
-        return os.environ["MVGAN_LONG_RUN"]
+    """A run at 64 px, trained for minutes; or the finished one that MVGAN_RUN names."""
+    if "MVGAN_RUN" in os.environ:
+        return os.environ["MVGAN_RUN"]
     torch.set_num_threads(1)
     root, base = tmp_path_factory.mktemp("long"), smoke()
     pairs = dataclasses.replace(base.pairs, total_kimg=4, tick_kimg=1, commit_kimg=4, evaluations=0)
