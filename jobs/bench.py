@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs._cli import main
-from mvgan.bench import data, frechet, jacobian, rpca, step, windows
+from mvgan.bench import data, frechet, jacobian, rpca, step, video_step, windows
 from mvgan.bench.harness import Benchmark, compare, require, summary, table
 from mvgan.config import InputError, Run
 from mvgan.validation import validate
@@ -19,19 +19,21 @@ from mvgan.validation import validate
 class Flags:
     """Flags of this verb."""
 
-    name: Annotated[Literal["data", "windows", "step", "jacobian", "rpca", "frechet"], tyro.conf.Positional]
+    name: Annotated[Literal["data", "windows", "step", "video-step", "jacobian", "rpca", "frechet"], tyro.conf.Positional]
     """data: pairs from shards against OpenCV's random access, and the plain loop against Ray Data. windows: pairs per
-    piece and pieces per window. step: training of stage 1 against the same networks as the papers write them. jacobian: Grams
+    piece and pieces per window. step: training of stage 1 against the same networks as the papers write them.
+    video-step: training of stage 3 with all frames in one synthesis call against one a frame. jacobian: Grams
     by forward mode against the released reverse mode. rpca: the low-rank factorization against the released one. frechet: the
     Frechet distance against scipy's matrix root."""
     resolution: int = 256
     """Frame size in pixels, a power of two."""
     device: str = "cpu"
-    """Where it is computed: cpu (one core), or cuda (step, jacobian)."""
+    """Where it is computed: cpu (one core), or cuda (step, video-step, jacobian)."""
     channel_base: int | None = None
-    """Channels times resolution (step, jacobian); without it 4096 on a CPU, with at most 256 channels, else 32768 with at most 512."""
+    """Channels times resolution (step, video-step, jacobian); without it 32768, with at most 512 channels, but on a CPU 4096 with at
+    most 256, and of video-step 2048 with at most 128."""
     batch: int | None = None
-    """Pairs of a step (step); without it 8 on a CPU, else 32."""
+    """Pairs of a step (step) or clips (video-step); without it 8 and 4 on a CPU, else 32 and 16."""
     videos: str | None = None
     """Local folder of videos; without it clips of twice the resolution with a key frame every 250 frames are rendered."""
     storage: str | None = None
@@ -89,6 +91,16 @@ def _step(flags: Flags) -> Benchmark:
     return step.benchmark(measured)
 
 
+def _video_step(flags: Flags) -> Benchmark:
+    base, most, d_channels, batch = (2048, 128, 16, 4) if flags.device == "cpu" else (32768, 512, 64, 16)
+    base, batch = (given if given is not None else usual for given, usual in ((flags.channel_base, base), (flags.batch, batch)))
+    measured = video_step.VideoStep(flags.resolution, flags.device, base, most, d_channels, batch)
+    step.check_device(measured.device)
+    video_step.check(measured)
+    validate(measured.run())
+    return video_step.benchmark(measured)
+
+
 def _jacobian(flags: Flags) -> Benchmark:
     base, most = WIDTHS[flags.device == "cpu"]
     measured = jacobian.Jacobian(flags.resolution, flags.device, flags.channel_base if flags.channel_base is not None else base, most)
@@ -109,6 +121,7 @@ BENCHMARKS: dict[str, Callable[[Flags], Benchmark]] = {
     "data": _data,
     "windows": _windows,
     "step": _step,
+    "video-step": _video_step,
     "jacobian": _jacobian,
     "rpca": lambda _: rpca.benchmark(),
     "frechet": lambda _: frechet.benchmark(),
@@ -120,6 +133,7 @@ READS = {
     "data": ("resolution", "videos", "storage", "out"),
     "windows": ("resolution", "videos", "out"),
     "step": ("resolution", "device", "channel_base", "batch"),
+    "video-step": ("resolution", "device", "channel_base", "batch"),
     "jacobian": ("resolution", "device", "channel_base"),
     "rpca": (),
     "frechet": (),

@@ -1,7 +1,6 @@
 """Videos from a finished run."""
 
 import functools
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -34,6 +33,9 @@ SEEDS = "0-15"
 
 VIDEO_FRAMES, PICTURE_FRAMES = 64, 9
 """Frames of a video, and of its row in a picture, where none are asked for."""
+
+MAX_ALPHA, MAX_INTERPOLATE = 10_000, 1000
+"""Steps along a code, and frames for every two steps."""
 
 START_SEED = 0
 """Of the noise maps of videos with a given start."""
@@ -155,12 +157,16 @@ def _check(flags: Flags) -> None:
         raise InputError(f"--frames is {flags.frames}; a video has at least 1 frame")
     if not 0 <= flags.truncation <= 2:
         raise InputError(f"--truncation is {flags.truncation}; give a number from 0 (the mean alone) to 1 (all variety)")
-    if flags.interpolate < 0:
-        raise InputError(f"--interpolate is {flags.interpolate}; give 0, or the frames for every two steps, such as 2")
-    if flags.fps is not None and not 0 < flags.fps <= 1000:
-        raise InputError(f"--fps is {flags.fps}; give a number above 0, or leave it away for natural speed")
-    if flags.alpha is not None and not 0 < flags.alpha < math.inf:
-        raise InputError(f"--alpha is {flags.alpha}; give a number of steps above 0, which are gone both ways")
+    if not 0 <= flags.interpolate <= MAX_INTERPOLATE:
+        raise InputError(
+            f"--interpolate is {flags.interpolate}; give 0, or the frames for every two steps, such as 2, at most {MAX_INTERPOLATE}"
+        )
+    if flags.fps is not None and not 0.01 <= flags.fps <= 1000:
+        raise InputError(f"--fps is {flags.fps}; give a number from 0.01 to 1000, or leave it away for natural speed")
+    if flags.format is None and flags.resources != Resources():
+        raise InputError("one video of all is made in this process, without Ray; leave the flags of resources away, or give --format")
+    if flags.alpha is not None and not 0 < flags.alpha <= MAX_ALPHA:
+        raise InputError(f"--alpha is {flags.alpha}; give a number of steps above 0 and at most {MAX_ALPHA}, which are gone both ways")
     if flags.code is None and (flags.alpha is not None or flags.both):
         raise InputError(
             f"{'--both' if flags.both else '--alpha'} is of a motion code, which is not given; name one by --code, such as forward:1"

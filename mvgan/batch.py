@@ -86,7 +86,9 @@ def exported_sha256(run: str) -> str:
 
 
 def begin(out: str, batch: Batch, groups: Sequence[Group]) -> dict[str, Any] | None:
-    """Claim the folder `out` for a batch; returns its manifest when it is whole already.
+    """Claim the folder `out` for a batch; returns its manifest when it is whole already, by the hashes of all files.
+
+    Those that differ from the manifest are removed, to be made again.
 
     Raises InputError when the folder holds something else, or a batch of other settings, videos or another generator.
     """
@@ -102,9 +104,18 @@ def begin(out: str, batch: Batch, groups: Sequence[Group]) -> dict[str, Any] | N
         raise InputError(f"--out {out} holds another batch of videos: {what}. Give the old settings, or another folder")
     if not store.exists(MANIFEST):
         return None
-    manifest, sizes = _read(store, MANIFEST), store.list()
-    objects = manifest.get("objects", [])
-    return manifest if objects and all(sizes.get(entry["path"]) == entry["bytes"] for entry in objects) else None
+    manifest = _read(store, MANIFEST)
+    objects = manifest.get("objects")
+    if not isinstance(objects, list) or not all(isinstance(entry, dict) and {"path", "sha256"} <= entry.keys() for entry in objects):
+        return None
+    wrong = [entry["path"] for entry in objects if not _whole(store, entry["path"], entry["sha256"])]
+    for path in filter(store.exists, wrong):
+        store.delete(path)  # so that it is made again
+    return None if wrong or not objects else manifest
+
+
+def _whole(store: Store, path: str, sha256: str) -> bool:
+    return store.exists(path) and hashlib.sha256(store.read(path)).hexdigest() == sha256
 
 
 def make_group(run: str, out: str, batch: Batch, group: Group, device: torch.device) -> list[dict[str, Any]]:

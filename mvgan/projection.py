@@ -40,6 +40,9 @@ PULL = 3e-3
 SHRINKAGE = 0.05
 """Share of the mean variance of w that is added to each direction of its covariance."""
 
+LARGEST = 1e4
+"""Size of the numbers of a w that is given; those of mapping networks are about 1."""
+
 SMALLEST = 8
 """Size of the coarsest of the scales at which pixels are compared."""
 
@@ -148,11 +151,13 @@ def read_latents(uri: str, w_dim: int) -> Tensor:
         raise InputError(f"{uri} is no safetensors file ({' '.join(str(error).split())}); {advice}") from None
     if "w" not in tensors:
         raise InputError(f"{uri} has no tensor w, but {', '.join(sorted(tensors)) or 'nothing'}; {advice}")
+    if not tensors["w"].is_floating_point():
+        raise InputError(f"the tensor w of {uri} holds {tensors['w'].dtype}; {advice}, of a floating-point kind")
     w = torch.atleast_2d(tensors["w"].float())
     if w.ndim != 2 or w.shape[1] != w_dim or not len(w):
         raise InputError(f"the tensor w of {uri} is {list(tensors['w'].shape)}; {advice}")
-    if not w.isfinite().all():
-        raise InputError(f"the tensor w of {uri} has numbers that are not finite; {advice}")
+    if not w.abs().max() <= LARGEST:
+        raise InputError(f"the tensor w of {uri} has numbers that are not finite or beyond {LARGEST}; {advice}")
     return w
 
 

@@ -106,7 +106,7 @@ def _codes(source: Sample, method: str, run: Run) -> tuple[dict[str, Tensor], di
             notes = official.describe(released[edit], released[1 - edit])
         else:
             # Other codes each way: the same ones would let every second step undo the one before.
-            codes = random_codes(run.num_codes, len(gram_edit), 2 * run.seed + edit)
+            codes = random_codes(run.num_codes, len(gram_edit), (2 * run.seed + edit) % 2**63)
         require_effect(codes, gram_edit)
         found[direction] = codes
         about[direction] = notes | {"edited": strengths(codes, gram_edit).tolist(), "kept": strengths(codes, gram_keep).tolist()}

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mvgan.config import ANOTHER_NAME, InputError
 from mvgan.nets.latent import FORMER, LatentGenerator, Side, shown_sides
 
 
 ANCHOR, INNER = 0.5, 0.95
 """Quantiles of the distances of mapped w: anchors lie within the first, held walks within the second."""
+
+LEAST = 0.02
+"""Share of the squares of coefficients that must be left without their mean: else they walk one way."""
 
 RARE = 0.05
 """Share of the frames of held walks that would be beyond it by the pull alone."""
@@ -44,7 +48,7 @@ class LatentDistribution:
 
     @classmethod
     def fit(cls, w: Tensor, held_out: Tensor) -> "LatentDistribution":
-        """Fitted to `w` [n, w_dim], n >= 2; the quantiles are those of `held_out` [m, w_dim]."""
+        """Fitted to `w` [n, w_dim], n >= 2; the quantiles are those of `held_out` [m, w_dim]. Raises InputError where all w are one."""
         x = w.double().cpu()
         mean, n, d = x.mean(0), len(x), x.shape[1]
         x = x - mean
@@ -53,7 +57,11 @@ class LatentDistribution:
         off_target = (sample - target).square().sum()
         noise = (x.square().sum(1).square().mean() - sample.square().sum()) / n
         shrinkage = float((noise / off_target).clamp(0, 1)) if off_target > 0 else 1.0
-        factor = torch.linalg.cholesky(shrinkage * target + (1 - shrinkage) * sample)
+        factor, failed = torch.linalg.cholesky_ex(shrinkage * target + (1 - shrinkage) * sample)
+        if failed or not factor.isfinite().all():
+            raise InputError(
+                f"the mapping network gives the same w for every z, so walks cannot be held near it; train stage 1 again {ANOTHER_NAME}"
+            )
         fitted = cls(mean, factor, shrinkage, torch.zeros(0))
         return cls(mean, factor, shrinkage, fitted.distance(held_out))
 
@@ -155,11 +163,18 @@ def hold_of(latent: LatentGenerator, w: Tensor, noise: Tensor, codes: Tensor, fi
     """The weakest hold under which walks from mapped `w` [n, w_dim] by `noise` [n, steps, w_dim] seldom need to be drawn back.
 
     The second half of the steps, when w_0 is forgotten, gives the mean; the pull is found by halving.
+    Raises InputError when without their mean hardly anything is left of the coefficients.
     """
     coefficients, _ = latent.steer(noise, latent.encoder(w))
     settled = coefficients[:, coefficients.shape[1] // 4 * 2 :]
     odd, even = settled[:, 0::2].mean((0, 1)), settled[:, 1::2].mean((0, 1))
     mean = torch.stack([odd, even] if shown_sides(2, first)[1] == FORMER else [even, odd])
+    left = sum(float((settled[:, i::2] - by_turn).square().mean()) for i, by_turn in ((0, odd), (1, even)))
+    if left < LEAST * 2 * float(settled.square().mean()):
+        raise InputError(
+            "the latent code generator walks one way only: a held walk would stand still; train stage 3 with --video.drift-weight above 0"
+            f" and --video.init-std 0.2 {ANOTHER_NAME}, or leave the hold away"
+        )
     most, free = distribution.quantile(INNER), Hold(0.0, mean, distribution)
     anchor = free.anchor(w)
     steps = _deviations(latent, coefficients, codes, first, mean)

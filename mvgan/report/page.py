@@ -209,7 +209,7 @@ PAIR_CHARTS = {
     "Pairs per second": ("pairs_per_s",),
 }
 VIDEO_CHARTS = {
-    "Losses": ("g_loss", "d_v_loss", "d_r_loss"),
+    "Losses": ("g_loss", "d_v_loss", "d_r_loss", "d_i_loss"),
     "Motion from frame to frame (mean square)": ("real_motion", "fake_motion"),
     "Fréchet distance of clips (seeded features, not FVD)": ("frechet",),
     "Clips per second": ("clips_per_s",),

@@ -32,7 +32,8 @@ def too_large(run: Run, name: str, ranks: Ranks, build: Build, device: torch.dev
     if fitting == shards:
         return None
     at_once = f"{name}: out of GPU memory with {shards * ranks.group} {UNITS[name]} at once on a worker ({words.split('. See ')[0]})"
-    smaller = f"a smaller --{name}.group, {'--network.channel-base' if name == 'pairs' else '--video.d-channels'} or --resolution"
+    other = "--network.channel-base" if name == "pairs" else "--video.d-channels, --video.frames-at-once (of a few frames)"
+    smaller = f"a smaller --{name}.group, {other} or --resolution"
     if not fitting:
         return InputError(f"{at_once}, and not even a shard of {ranks.group} fits; give {smaller}, {ANOTHER_NAME}")
     ways = [f"--{name}.batch {fitting * ranks.group * ranks.world}" + (" with --pairs.accumulate 1" if accumulate > 1 else "")]

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -124,3 +125,22 @@ def test_a_generator_that_changes_meanwhile_is_refused(tiny_run: RunFolder, tmp_
     with pytest.raises(InputError, match="have changed since these videos were begun"):
         make_group(str(copied), str(tmp_path / "out"), batch, groups[0], CPU)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_a_damaged_file_is_made_again(damage: Callable[[bytes], bytes], tiny_run: RunFolder, tmp_path: Path) -> None:
+    """One that was cut off, and one of the right length: the same batch again gives the bytes and the manifest of before."""
+    out, batch, groups = str(tmp_path / "out"), batch_of(tiny_run.uri, "mp4"), groups_of([3, 12], None)
+    manifest = make(tiny_run.uri, out, batch, groups)
+    path = tmp_path / "out/videos/000012.mp4"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert make(tiny_run.uri, out, batch, groups) == manifest and path.read_bytes() == whole
+    assert begin(out, batch, groups) == manifest
+
+
+def test_a_manifest_that_lacks_what_it_should_tell_is_written_again(tiny_run: RunFolder, tmp_path: Path) -> None:
+    out, batch, groups = str(tmp_path / "out"), batch_of(tiny_run.uri, "mp4"), groups_of([3], None)
+    manifest = make(tiny_run.uri, out, batch, groups)
+    (tmp_path / "out/manifest.json").write_text(json.dumps({"objects": [{"path": "videos/000003.mp4"}]}))
+    assert make(tiny_run.uri, out, batch, groups) == manifest

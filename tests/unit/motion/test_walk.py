@@ -10,6 +10,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
+from mvgan.config import InputError
 from mvgan.motion.walk import ANCHOR, INNER, Hold, LatentDistribution, between, chunks, fit_distribution, held_walk, hold_of
 from mvgan.nets.latent import LatentGenerator
 
@@ -92,7 +93,8 @@ def test_what_is_far_is_drawn_in_on_a_straight_line() -> None:
 def test_pieces_are_the_whole_walk(first: Literal["latter", "former"], held: bool) -> None:
     """Reference: the walk of eq. 10 at once; with a hold its formula, step by step."""
     net, w, size = network(), correlated(2, 7), 4
-    hold = Hold(0.1, torch.full((2, CODES), 0.05, dtype=torch.float64), distribution()) if held else None
+    mean = torch.arange(2 * CODES, dtype=torch.float64).view(2, CODES) / 50
+    hold = Hold(0.1, mean, distribution()) if held else None
     anchor = w if hold is None else hold.anchor(w)
     found = torch.cat(list(itertools.islice(chunks(net, anchor, draws(2, size), codes(), first, size, hold), 5)), dim=1)
     noise = torch.cat([draws(2, size)(place) for place in range(5)], dim=1)
@@ -103,7 +105,7 @@ def test_pieces_are_the_whole_walk(first: Literal["latter", "former"], held: boo
         rows = [anchor]
         for t in range(1, 20):
             side = (t + (0 if first == "former" else 1)) % 2
-            u = 0.9 * (rows[-1] - anchor) + 0.2 * (coefficients[:, t - 1] - 0.05) @ codes()[side]
+            u = 0.9 * (rows[-1] - anchor) + 0.2 * (coefficients[:, t - 1] - mean[side]) @ codes()[side]
             rows.append(hold.distribution.drawn_in(anchor + u, anchor, hold.distribution.quantile(INNER)))
         expected = torch.stack(rows, dim=1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -138,13 +140,27 @@ def test_the_hold_is_as_weak_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("first", ["latter", "former"])
-def test_the_mean_of_each_side(first: Literal["latter", "former"]) -> None:
-    """Reference: an L_omega without memory, whose coefficients are those of its bias at every step; sides have the same mean then."""
+def test_the_mean_of_each_side(first: Literal["latter", "former"], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: coefficients by hand that are 0.1 and 0.5 in turn, but for noise: the first step's are of the side that frame 1 shows."""
+    net, noise = network(0.2), normal(64, 40, CODES, seed=5)
+    turns = torch.tensor([0.1, 0.5], dtype=torch.float64).repeat(20)[:, None]
+    monkeypatch.setattr(LatentGenerator, "steer", lambda self, e, state: (turns + 0.1 * noise, state))
+    hold = hold_of(net, correlated(64, 8), normal(64, 40, W_DIM, seed=11), codes(), first, distribution())
+    sides = [0.1, 0.5] if first == "latter" else [0.5, 0.1]  # latter first: frame 1 is a former one, which backward codes edit
+    torch.testing.assert_close(hold.mean, torch.tensor(sides, dtype=torch.float64)[:, None].expand(2, CODES), rtol=0, atol=0.02)
+
+
+def test_walks_that_go_one_way_cannot_be_held() -> None:
+    """Without its mean nothing is left of a constant coefficient: the video would be still, and nobody would know why."""
     net = network(0.2, bias=0.4)
     torch.nn.init.zeros_(net.coefficients.weight)
-    hold = hold_of(net, correlated(8, 8), normal(8, 40, W_DIM, seed=11), codes(), first, distribution())
-    torch.testing.assert_close(hold.mean, torch.full((2, CODES), np.tanh(0.4), dtype=torch.float64))
-    assert hold.pull == 0
+    with pytest.raises(InputError, match="walks one way only"):
+        hold_of(net, correlated(8, 8), normal(8, 40, W_DIM, seed=11), codes(), "latter", distribution())
+
+
+def test_one_w_for_all_is_refused() -> None:
+    with pytest.raises(InputError, match="the same w for every z"):
+        LatentDistribution.fit(torch.ones(10, W_DIM), torch.ones(10, W_DIM))
 
 
 @pytest.mark.parametrize("factor", [1, 2, 5])

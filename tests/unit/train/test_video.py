@@ -257,8 +257,9 @@ def test_the_drift_term() -> None:
 @pytest.mark.parametrize("at_once", [1, 5, 32])
 def test_frames_rendered_in_parts_have_the_same_gradient(at_once: int) -> None:
     """Reference: all frames in one call. Parts need not divide the frames."""
-    gradients = []
+    gradients, rows = [], []
     for stage in (build(), build(frames_at_once=at_once)):
+        stage.pair_generator.synthesis.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
         stage.latent.double(), stage.pair_generator.double()
         for block in stage.pair_generator.synthesis.blocks:
             block.dtype = torch.float64
@@ -269,5 +270,7 @@ def test_frames_rendered_in_parts_have_the_same_gradient(at_once: int) -> None:
         clips = stage.render(ws, lambda layer, _: maps[layer])  # noqa: B023
         (clips.sin() * torch.arange(clips.numel()).view_as(clips).cos()).sum().backward()
         gradients.append((clips.detach(), ws.grad))
+    parts = [32] if at_once == 32 else [at_once] * (32 // at_once) + [32 % at_once] * (32 % at_once > 0)
+    assert rows == [32, *parts] if at_once == 32 else sorted(rows) == sorted([32, *parts, *parts])  # each part again for its gradient
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
