@@ -142,5 +142,5 @@ def test_a_damaged_file_is_made_again(damage: Callable[[bytes], bytes], tiny_run
 def test_a_manifest_that_lacks_what_it_should_tell_is_written_again(tiny_run: RunFolder, tmp_path: Path) -> None:
     out, batch, groups = str(tmp_path / "out"), batch_of(tiny_run.uri, "mp4"), groups_of([3], None)
     manifest = make(tiny_run.uri, out, batch, groups)
-    (tmp_path / "out/manifest.json").write_text(json.dumps({"objects": [{"path": "videos/000003.mp4"}]}))
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest | {"objects": [{"path": "videos/000003.mp4"}]}))
     assert make(tiny_run.uri, out, batch, groups) == manifest

@@ -159,6 +159,8 @@ def test_latents_are_read_as_they_were_written(shape: tuple[int, ...], tmp_path:
     ("content", "said"),
     [
         (None, "there is no file"),
+        (save({"w": torch.ones(16, dtype=torch.complex64)}), "holds torch.complex64"),
+        (save({"w": torch.full((16,), 1e38)}), "not finite or beyond"),
         (b"no tensors", "is no safetensors file"),
         (save({"z": torch.zeros(16)}), "has no tensor w, but z"),
         (save({"w": torch.zeros(32)}), r"is \[32\]; expected a tensor w of \[16\] or \[n, 16\]"),
