@@ -22,7 +22,7 @@ class Flags:
     name: Annotated[Literal["data", "windows", "step", "video-step", "jacobian", "rpca", "frechet"], tyro.conf.Positional]
     """data: pairs from shards against OpenCV's random access, and the plain loop against Ray Data. windows: pairs per
     piece and pieces per window. step: training of stage 1 against the same networks as the papers write them.
-    video-step: training of stage 3 with all frames in one synthesis call against one a frame. jacobian: Grams
+    video-step: training of stage 3 with many frames in a synthesis call against one a frame. jacobian: Grams
     by forward mode against the released reverse mode. rpca: the low-rank factorization against the released one. frechet: the
     Frechet distance against scipy's matrix root."""
     resolution: int = 256

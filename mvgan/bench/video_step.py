@@ -1,4 +1,4 @@
-"""Benchmark `video-step`: training of stage 3 with all frames of a batch in one synthesis call, against a call per frame.
+"""Benchmark `video-step`: training of stage 3 with many frames in a synthesis call (on a GPU all of a batch), against a call per frame.
 
 The released code synthesizes frame after frame. All else is the same on both sides.
 """
@@ -46,8 +46,8 @@ class VideoStep:
 
 def benchmark(step: VideoStep) -> Benchmark:
     """Steps of all networks of stage 3, on one core or one GPU."""
-    sides = Side("one call", training, (step, False)), Side("per frame", training, (step, True))
-    ratios = (Ratio("one call", "per frame", "core" if step.device == "cpu" else "clock"),)
+    sides = Side("mvgan", training, (step, False)), Side("per frame", training, (step, True))
+    ratios = (Ratio("mvgan", "per frame", "core" if step.device == "cpu" else "clock"),)
     return Benchmark("video-step", "clips", sides, ratios, dataclasses.asdict(step))
 
 

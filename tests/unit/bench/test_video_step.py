@@ -45,9 +45,9 @@ print([next(turns), next(turns)], sorted(set(calls)), len(calls))
 """
 
 
-@pytest.mark.parametrize(("per_frame", "rows", "calls"), [(False, 64, 12), (True, 4, 192)])
+@pytest.mark.parametrize(("per_frame", "rows", "calls"), [(False, 8, 96), (True, 4, 192)])
 def test_synthesis_calls(per_frame: bool, rows: int, calls: int) -> None:
-    """By hand: a step renders 4 clips of 16 frames once for the discriminators and 5 times for L_omega; two steps."""
+    """By hand: a step renders 4 clips of 16 frames once for the discriminators and 5 times for L_omega, 8 frames at once; two steps."""
     done = subprocess.run([sys.executable, "-c", SIDES, str(per_frame)], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[-2] == f"[4, 4] [{rows}] {calls}"
 
