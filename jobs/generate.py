@@ -79,8 +79,8 @@ class Flags:
     """0 shows former and latter frames in turn, as in training. R of 1 or more shows one side alone, R frames for every two steps, with
     latents between them: smooth; 2 keeps the number of frames, 16 makes eight times as many."""
     hold: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """For long videos: keep latents where the mapping network puts them. Without it steps add up, and after some hundred frames pictures
-    are no longer those of the training set."""
+    """For long videos: keep latents where the mapping network puts them. Without it steps add up, and in the end pictures are no
+    longer those of the training set."""
     fps: float | None = None
     """Frames a second; by default those at which motion has its natural speed."""
     format: Format | None = None

@@ -1,7 +1,6 @@
 """Videos from a finished run: `Generator.load(uri).sample(seeds, num_frames)`."""
 
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvgan.config import ANOTHER_NAME, InputError, Run, from_dict
+from mvgan.config import InputError, Run, from_dict
 from mvgan.motion.walk import Hold, between, chunks, fit_distribution, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.storage.uri import Store, open_store
-from mvgan.train.export import EXPORTS, damaged, load_weights, read_exported, read_json, read_tensors
+from mvgan.train.export import EXPORTS, check_codes, damaged, load_weights, read_exported, read_json, read_tensors
 from mvgan.train.pairs import to_uint8
 from mvgan.train.state import seed_of
 from mvgan.validation import check_pairs, validate
@@ -53,11 +52,7 @@ class Generator:
         run, fps = exported_settings(store)
         files = exported_files(store)
         generator = cls.of_files(store, run, fps, files, device)
-        if read_json(store, "codes.json").get("generator_sha256") != hashlib.sha256(files["generator.safetensors"]).hexdigest():
-            raise InputError(
-                f"{store.uri}/export has motion codes of another generator than its generator.safetensors (generator_sha256 in codes.json "
-                f"tells); restore the files that were exported together, or find codes anew {ANOTHER_NAME}"
-            )
+        check_codes(store, files["generator.safetensors"])
         return generator
 
     @classmethod

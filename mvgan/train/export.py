@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from mvgan.config import InputError, Run, to_dict
+from mvgan.config import ANOTHER_NAME, InputError, Run, to_dict
 from mvgan.data.shards import ShardSet
 from mvgan.storage.commit import Commit, Damaged
 from mvgan.storage.run import RunFolder
@@ -53,6 +53,15 @@ def export_codes(folder: RunFolder) -> None:
     commit = folder.require("codes")
     for file in commit.files:
         folder.store.write(f"export/{file}", folder.commits("codes").read(commit, file))
+
+
+def check_codes(store: Store, weights: bytes) -> None:
+    """Raise InputError when the motion codes exported at `store` are of another generator than the one with these `weights`."""
+    if read_json(store, "codes.json").get("generator_sha256") != hashlib.sha256(weights).hexdigest():
+        raise InputError(
+            f"{store.uri}/export has motion codes of another generator than its generator.safetensors (generator_sha256 in codes.json "
+            f"tells); restore the files that were exported together, or find codes anew {ANOTHER_NAME}"
+        )
 
 
 def networks_sha256(files: Mapping[str, bytes], run: Run, stage: str) -> str:

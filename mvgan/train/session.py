@@ -26,7 +26,7 @@ from mvgan.sample import Generator as VideoGenerator
 from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.run import RunFolder
 from mvgan.train.committer import Committer
-from mvgan.train.export import load_weights, read_tensors
+from mvgan.train.export import WEIGHTS, check_codes, load_weights, read_exported, read_tensors
 from mvgan.train.hooks import Evaluator, History, Look, Recorder, Sampler, Say, Ticker
 from mvgan.train.initial import begin
 from mvgan.train.measure import clip_measure, pair_measure
@@ -210,7 +210,9 @@ def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device
     codes = read_tensors(folder.store, "codes.safetensors", "backward", "forward", *(["mean_grams"] if by_motion else []))
     stacked = torch.stack([codes["backward"], codes["forward"]])
     scale = motion_scale(stacked, codes["mean_grams"], folder) if by_motion else None
-    return VideoStage(folder.run, ranks, device, load_generator(folder), stacked, scale)
+    weights = read_exported(folder.store, WEIGHTS["pairs"])
+    check_codes(folder.store, weights)
+    return VideoStage(folder.run, ranks, device, load_generator(folder, weights), stacked, scale)
 
 
 def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int = 16) -> Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -59,6 +60,8 @@ def single(data: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
         elastic_workers.train(0, 1, folder.uri, stage, epoch, None, root / stage)
         export_weights(folder, stage)
         folder.store.write("export/codes.safetensors", save({"backward": codes[:3].contiguous(), "forward": codes[3:].contiguous()}))
+        weights = hashlib.sha256(folder.store.read("export/generator.safetensors")).hexdigest()
+        folder.store.write("export/codes.json", json.dumps({"generator_sha256": weights}).encode())
     return folder, root
 
 

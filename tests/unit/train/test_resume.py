@@ -1,6 +1,8 @@
 """Going on from a commit changes no bit, and each thing that a commit holds, or that follows from its images, is needed for that."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,8 @@ def undisturbed(data: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Run
     export_weights(folder, "pairs")
     codes = torch.linalg.qr(torch.randn(8, 6, generator=torch.Generator().manual_seed(0))).Q.t()
     folder.store.write("export/codes.safetensors", save({"backward": codes[:3].contiguous(), "forward": codes[3:].contiguous()}))
+    weights = hashlib.sha256(folder.store.read("export/generator.safetensors")).hexdigest()
+    folder.store.write("export/codes.json", json.dumps({"generator_sha256": weights}).encode())
     train(folder, "video", local_batches(data, RUN, "video"))
     return folder
 

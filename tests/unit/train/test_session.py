@@ -1,10 +1,12 @@
 """A worker's part in a run: batches from windows, and going on after being killed."""
 
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mvgan.config import Network, Pairs, Run, Video
+from mvgan.config import InputError, Network, Pairs, Run, Video
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
 from mvgan.data.windows import clip_windows, decode_window
 from mvgan.media import decode_png
-from mvgan.storage.run import RunFolder, open_run
+from mvgan.storage.run import RunFolder, open_run, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import NonFinite
 from mvgan.train.ranks import Ranks
@@ -30,6 +32,7 @@ from mvgan.train.session import (
     Batches,
     Worker,
     batches_from_windows,
+    build_stage,
     local_batches,
     motion_scale,
     plan_of,
@@ -181,6 +184,8 @@ def unbroken(data: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> RunFol
     export_weights(folder, "pairs")
     codes = torch.linalg.qr(torch.randn(8, 6, generator=torch.Generator().manual_seed(0))).Q.t()
     folder.store.write("export/codes.safetensors", save({"backward": codes[:3].contiguous(), "forward": codes[3:].contiguous()}))
+    weights = hashlib.sha256(folder.store.read("export/generator.safetensors")).hexdigest()
+    folder.store.write("export/codes.json", json.dumps({"generator_sha256": weights}).encode())
     train(folder, "video", data, ())
     return folder
 
@@ -285,3 +290,14 @@ def test_a_step_moves_as_much_as_time(tiny_run: RunFolder) -> None:
     for side in range(2):
         for n, a in zip(codes[side].double().numpy(), scale[side].double().numpy(), strict=True):
             assert (a * n) @ grams[side].numpy() @ (a * n) == pytest.approx(motion, rel=1e-5)
+
+
+def test_stage_3_refuses_codes_of_another_generator(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Before anything is trained: the weights were changed after the codes were found."""
+    shutil.copytree(tiny_run.uri, tmp_path / "run")
+    path = tmp_path / "run/export/generator.safetensors"
+    weights = load(path.read_bytes())
+    weights["mapping.w_avg"] = weights["mapping.w_avg"] + 1
+    path.write_bytes(save(weights))
+    with pytest.raises(InputError, match="codes of another generator"):
+        build_stage(read_run(str(tmp_path / "run")), "video", Ranks(1, 4), torch.device("cpu"))
