@@ -11,6 +11,7 @@ from torch import Tensor
 from mvgan.motion.codes import edit_ratios, generalized_codes, nullspace_codes, random_codes
 from mvgan.motion.factorize import Sample, factorize_latent
 from mvgan.motion.jacobian import pair_grams
+from mvgan.motion.rpca import LowRank
 from mvgan.storage.run import read_run
 from mvgan.train.codes import chunk_of, latents, synthesize
 from mvgan.train.export import read_tensors
@@ -19,6 +20,12 @@ from mvgan.train.session import load_generator
 
 CPU = torch.device("cpu")
 LATENTS = 32
+
+
+def whole(gram: Tensor) -> LowRank:
+    """The Gram itself in place of its low-rank part."""
+    values, vectors = torch.linalg.eigh(gram)
+    return LowRank(gram, torch.zeros_like(gram), values.flip(0), vectors.flip(1), len(gram), 0, 0.0, 0.0, True)
 
 
 def strategies(mean: Sample, one: Sample, num_codes: int) -> Iterator[tuple[str, Tensor]]:
@@ -31,9 +38,10 @@ def strategies(mean: Sample, one: Sample, num_codes: int) -> Iterator[tuple[str,
     )
     for name, sample in (("one latent", one), ("mean Gram", mean)):
         edit, keep = sample.factors
+        yield f"null space (eq. 8) of the low-rank parts, {name}", nullspace_codes(edit, keep, num_codes, edit.rank, keep.rank)
+        edit, keep = map(whole, sample.grams)
         for rank in (30, 60, 100, 200):
-            if rank <= keep.rank:
-                yield f"null space (eq. 8), {name}, r_b {rank}", nullspace_codes(edit, keep, num_codes, edit.rank, rank)
+            yield f"null space (eq. 8) of the Grams, {name}, r_b {rank}", nullspace_codes(edit, keep, num_codes, len(mean.grams[0]), rank)
         for epsilon in (0.1, 0.01, 0.001):
             yield f"generalised, {name}, epsilon {epsilon:g}", generalized_codes(*sample.grams, num_codes, epsilon)
 

@@ -321,7 +321,7 @@ def test_dry_run_of_the_paper(tmp_path: Path) -> None:
         ("report", ["--rn", "runs/demo"], "--run is missing; unknown: --rn runs/demo"),
         ("features", [], "{check} and FILE are missing"),
         ("features", ["check"], "FILE is missing"),
-        ("bench", [], "{data,windows,step,frechet} is missing"),
+        ("bench", [], "{data,windows,step,video-step,jacobian,rpca,frechet} is missing"),
         ("report", ["--run", "x", "--fast"], "Unrecognized options: --fast"),
         ("generate", ["--run"], "Missing value for argument '--run'. Expected 1 values"),
     ],
