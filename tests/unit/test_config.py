@@ -209,7 +209,7 @@ def test_every_setting_is_explained() -> None:
     ("resources", "message"),
     [
         (Resources(gpu_share=0), "gpu_share is 0; give the share of a GPU"),
-        (Resources(gpu_share=1.5), "gpu_share is 1.5; give the share of a GPU that a task takes, above 0 and at most 1"),
+        (Resources(gpu_share=1.5), "gpu_share is 1.5; give the share of a GPU that a task takes, from 0.0001 to 1"),
         (Resources(workers=0), "workers is 0; it must be at least 1"),
         (Resources(threads=-1), "threads is -1"),
         (Resources(max_failures=-2), "max_failures is -2"),
