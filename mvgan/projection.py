@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mvgan.config import InputError
 from mvgan.data.decode import Undecodable, decode_image, resize_square
+from mvgan.motion.walk import fit_distribution
 from mvgan.nets.latent import FORMER, LATTER, Side
 from mvgan.sample import Generator
 from mvgan.storage.uri import read_file
@@ -31,14 +32,8 @@ LEARNING_RATE, RAMP_UP, RAMP_DOWN = 0.1, 0.05, 0.25
 NOISE, NOISE_END = 0.05, 0.75
 """Deviation of the noise on w at first, as a share of the deviation of w, and the share of steps after which there is none (likewise)."""
 
-SAMPLES = 10_000
-"""Latents from which mean and covariance of w are taken (likewise)."""
-
 PULL = 3e-3
 """Weight of the mean squared Mahalanobis distance of w beside the squared difference of pixels: keeps w where the mapping puts it."""
-
-SHRINKAGE = 0.05
-"""Share of the mean variance of w that is added to each direction of its covariance."""
 
 LARGEST = 1e4
 """Size of the numbers of a w that is given; those of mapping networks are about 1."""
@@ -75,8 +70,11 @@ def project(
     size = generator.run.resolution
     if picture.shape != (3, size, size):
         raise ValueError(f"the picture is {list(picture.shape)}; expected [3, {size}, {size}]")
-    mean, deviation, precision = _distribution(generator)
-    device, side = mean.device, FORMER if first == "former" else LATTER
+    device, side = generator.codes.device, FORMER if first == "former" else LATTER
+    draw = torch.Generator().manual_seed(seed_of("projection w"))
+    near = fit_distribution(generator.pairs.mapping, draw, generator.run.network.z_dim, device)
+    mean, precision = near.mean.float().to(device), torch.cholesky_inverse(near.factor).float().to(device)
+    deviation = float(near.factor.norm())  # the root of the covariance's trace
     _, maps = generator.content(seed)
     wanted = to_range(torch.from_numpy(picture).to(device))[None]
     targets = _scales(wanted)
@@ -101,19 +99,6 @@ def project(
     with torch.no_grad():
         before, after = (generator.pairs_at(at[None], maps)[:, side].clamp(-1, 1) - wanted for at in (mean, w))
     return Projection(w.detach(), float(before.square().mean()), float(after.square().mean()))
-
-
-@torch.no_grad()
-def _distribution(generator: Generator) -> tuple[Tensor, float, Tensor]:
-    """Of w as the mapping gives it: the mean [w_dim], the root of the mean squared distance to it, the inverse of the covariance."""
-    draw = torch.Generator().manual_seed(seed_of("projection w"))
-    z = torch.randn(SAMPLES, generator.run.network.z_dim, generator=draw)
-    w = generator.pairs.mapping(z.to(generator.codes.device)).double().cpu()
-    mean, covariance = w.mean(0), torch.cov(w.T)
-    mean_variance = covariance.trace() / len(mean)
-    precision = torch.linalg.inv(covariance + SHRINKAGE * mean_variance * torch.eye(len(mean), dtype=w.dtype))
-    device = generator.codes.device
-    return mean.float().to(device), float(covariance.trace().sqrt()), precision.float().to(device)
 
 
 def _ramp(progress: float) -> float:

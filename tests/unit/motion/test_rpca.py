@@ -40,7 +40,7 @@ def test_recovers_a_known_low_rank_and_sparse_matrix() -> None:
 
 @pytest.mark.parametrize(("lam", "most"), [(1 / math.sqrt(128), 80), (1 / 30, 12), (1 / 60, 4)])
 def test_a_slowly_falling_spectrum_does_not_end_at_full_rank(lam: float, most: int) -> None:
-    """k^-1.5 at d = 128: with mu from the largest column sum the iteration would stop at once with rank 128."""
+    """k^-1.5 at d = 128. That the released penalty stops there at full rank at d = 512 is in test_official.py."""
     matrix = falling_spectrum(128, 1.5)
     found = robust_pca(matrix, lam, 1000)
     assert found.converged and found.iterations > 50
