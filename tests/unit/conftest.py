@@ -1,6 +1,7 @@
 """A whole run of seconds: every stage's own plain functions, in this process, on a few synthetic videos at 16 px."""
 
 import dataclasses
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def s3() -> Iterator[str]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3_store._client.cache_clear()
         s3fs.S3FileSystem.clear_instance_cache()  # another module's server had another address
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # but the same objects: they are the process's
         s3_store.client().create_bucket(Bucket="bucket")
         yield "s3://bucket"
         s3_store._client.cache_clear()
