@@ -173,8 +173,9 @@ class Codes:
     the grey Grams of one latent, so give codes.grey and codes.source sample with it; or random directions, the paper's ablation."""
     source: Literal["mean", "sample"] = "mean"
     """Codes from the mean Gram of all latents, or from those of one latent alone: the first, or for official the last, as released."""
-    epsilon: float = 0.1
-    """Floor under the Gram of the kept frame, as a share of its mean eigenvalue (generalized)."""
+    epsilon: float = 0.03
+    """Floor under the Gram of the kept frame, as a share of its mean eigenvalue, in coordinates in which w vary alike in all directions
+    (generalized). Lower separates the frames better, higher gives codes that move more within what the generator knows."""
     lam: float = 1 / 60
     """Weight of the sparse part in the low-rank factorization."""
     rank: RankRule = "energy"

@@ -24,7 +24,7 @@ def demo() -> Run:
             total_kimg=20, batch=8, lr=0.005, r1_gamma=6.0, pl_weight=0.0, style_mixing=0.0, ema_kimg=3.0,
             ema_rampup=0.15, tick_kimg=0.4, commit_kimg=5, evaluations=4,
         ),
-        codes=Codes(epsilon=0.01, tolerance=1e-5),
+        codes=Codes(tolerance=1e-5),
         video=Video(
             total_clips=1600, batch=8, hidden=256, residual=0.08, step="motion", init_std=0.2, drift_weight=3.0, g_steps=1, lr=1e-3,
             d_channels=8, d_scales=1, tick_clips=160, commit_clips=800,

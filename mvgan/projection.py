@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mvgan.config import InputError
 from mvgan.data.decode import Undecodable, decode_image, resize_square
-from mvgan.motion.walk import fit_distribution
+from mvgan.motion.distribution import fit_distribution
 from mvgan.nets.latent import FORMER, LATTER, Side
 from mvgan.sample import Generator
 from mvgan.storage.uri import read_file

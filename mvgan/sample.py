@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mvgan.config import InputError, Run, from_dict
-from mvgan.motion.walk import Hold, between, chunks, fit_distribution, hold_of
+from mvgan.motion.distribution import fit_distribution
+from mvgan.motion.walk import Hold, between, chunks, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.storage.uri import Store, open_store

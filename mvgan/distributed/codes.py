@@ -1,4 +1,4 @@
-"""Stage 2 on Ray: a task per latent sample and one per measure; the results are folded in their order and committed."""
+"""Stage 2 on Ray: a task per latent, one that makes codes of them in their order, and one per measure; then the commit."""
 
 import os
 import socket
@@ -10,7 +10,6 @@ from torch import Tensor
 from mvgan.config import ANOTHER_NAME, Resources
 from mvgan.distributed.resources import check_room
 from mvgan.distributed.tasks import run_tasks, task_device
-from mvgan.motion.factorize import Sample, combine
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train import codes as stage
 from mvgan.train.export import export_codes, export_weights
@@ -27,7 +26,10 @@ def find_codes(folder: RunFolder, resources: Resources) -> None:
         check_room(resources)
         export_weights(folder, "pairs")  # codes.select may have changed since stage 1 ended
         epoch = folder.commits("codes").claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-        tensors, summary = combine(_samples(folder, resources), folder.run)
+        _factorize_latents(folder, resources)
+        ((tensors, summary),) = run_tasks(_find, [(folder.uri,)], resources, "codes", "sets of codes", LOWER)
+        for line in summary["warnings"]:
+            print(f"codes: {line}", flush=True)
         measures = _measures(folder, tensors, resources)
         files = stage.commit_files(folder, tensors, summary, measures)
         folder.commits("codes").write(folder.run.latents, epoch, files, {"complete": True})
@@ -35,17 +37,16 @@ def find_codes(folder: RunFolder, resources: Resources) -> None:
     forget(folder.store)
 
 
-def _samples(folder: RunFolder, resources: Resources) -> list[Sample]:
-    """Those of all latents, in the order of their indices; says how many were known from before."""
+def _factorize_latents(folder: RunFolder, resources: Resources) -> None:
+    """Have all latents factorized and kept; says how many were known from before."""
     arguments = [(folder.uri, index) for index in range(folder.run.latents)]
-    found: list[stage.Factorized] = []
-    for latent in run_tasks(_factorize, arguments, resources, "codes", "latents", LOWER):
-        for note in latent.notes:
+    known = 0
+    for was_known, notes in run_tasks(_factorize, arguments, resources, "codes", "latents", LOWER):
+        for note in notes:
             print(f"codes: {note}", flush=True)
-        found.append(latent)
-    if known := sum(latent.known for latent in found):
-        print(f"codes: {known} of {len(found)} latents were known from before", flush=True)
-    return [latent.sample for latent in found]
+        known += was_known
+    if known:
+        print(f"codes: {known} of {len(arguments)} latents were known from before", flush=True)
 
 
 def _measures(folder: RunFolder, tensors: dict[str, Tensor], resources: Resources) -> dict[stage.Measure, dict[str, Any]]:
@@ -60,9 +61,15 @@ def _measures(folder: RunFolder, tensors: dict[str, Tensor], resources: Resource
     return dict(zip(found, results, strict=True))
 
 
-def _factorize(run_uri: str, index: int) -> stage.Factorized:
-    """The task of one latent sample."""
-    return stage.factorize(read_run(run_uri), index, task_device())
+def _factorize(run_uri: str, index: int) -> tuple[bool, tuple[str, ...]]:
+    """The task of one latent: whether all of it was known from before, and lines on what was damaged. What it finds is kept."""
+    found = stage.factorize(read_run(run_uri), index, task_device())
+    return found.known, found.notes
+
+
+def _find(run_uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The task that makes codes of all latents."""
+    return stage.find(read_run(run_uri), task_device())
 
 
 def _measure(run_uri: str, codes: Tensor, direction: str) -> dict[str, Any]:

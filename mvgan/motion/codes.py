@@ -74,34 +74,36 @@ def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int
     )
 
 
-def generalized_codes(gram_edit: Tensor, gram_keep: Tensor, num_codes: int, epsilon: float) -> Tensor:
-    """Codes [num_codes, w_dim] that change one frame most for a bounded change of the other, float64.
+def generalized_codes(gram_edit: Tensor, gram_keep: Tensor, spread: Tensor, num_codes: int, epsilon: float) -> Tensor:
+    """Codes [num_codes, w_dim] that change one frame most for a bounded change of the other, near where w lies, float64.
 
-    The leading solutions of gram_edit v = lambda (gram_keep + epsilon mean(eigenvalues of gram_keep) I) v, orthonormalised in
-    their order: the span of the first m codes is that of the first m solutions, in which no direction has a lower quotient
-    than the m-th. The floor `epsilon` keeps directions that change neither frame from winning. Grams are [w_dim, w_dim].
+    `spread` is a factor L of the covariance L L^T of mapped w, [w_dim, w_dim], lower triangular. In coordinates w = L u, in which
+    mapped w vary alike in all directions, they are the leading solutions of A u = lambda (B + epsilon mean(eigenvalues of B) I) u
+    with A = L^T gram_edit L and B = L^T gram_keep L. So the floor `epsilon` is the price of leaving the latent distribution: without
+    it those directions win that hardly change either frame as far as w reaches. The codes L u are orthonormalised in their order: the
+    span of the first m is that of the first m solutions, in which no direction has a lower quotient than the m-th.
     Raises InputError when a code would edit nothing, and for an epsilon that is not positive.
     """
     if epsilon <= 0:
-        raise InputError(f"codes.epsilon is {epsilon}; it must be positive, 0.1 is usual; change --codes.epsilon")
-    edit, keep = gram_edit.cpu().double(), gram_keep.cpu().double()
-    if num_codes > len(edit):
-        raise InputError(f"{num_codes} codes were asked for, but w has only {len(edit)} dimensions; lower --num-codes")
-    floor = epsilon * keep.trace() / len(keep)
-    factor, failed = torch.linalg.cholesky_ex(keep + floor * torch.eye(len(keep), dtype=keep.dtype))
+        raise InputError(f"codes.epsilon is {epsilon}; it must be positive, 0.03 is usual; change --codes.epsilon")
+    gram_edit, gram_keep, spread = (x.cpu().double() for x in (gram_edit, gram_keep, spread))
+    if num_codes > len(gram_edit):
+        raise InputError(f"{num_codes} codes were asked for, but w has only {len(gram_edit)} dimensions; lower --num-codes")
+    edit, keep = spread.T @ gram_edit @ spread, spread.T @ gram_keep @ spread
+    factor, failed = torch.linalg.cholesky_ex(keep + epsilon * keep.trace() / len(keep) * torch.eye(len(keep), dtype=keep.dtype))
     if failed:
         raise InputError(f"the Gram of the kept frame is zero or not positive at epsilon {epsilon}; raise --codes.epsilon or --latents")
     half = torch.linalg.solve_triangular(factor, edit, upper=False)
     whitened = torch.linalg.solve_triangular(factor, half.mT, upper=False)
     vectors = torch.linalg.eigh((whitened + whitened.mT) / 2).eigenvectors.flip(1)[:, :num_codes]
-    vectors = torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
+    vectors = spread @ torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
     vectors /= vectors.norm(dim=0)
-    require_effect(vectors.T, edit)  # before they are mixed: a solution without effect would borrow that of the others
+    require_effect(vectors.T, gram_edit)  # before they are mixed: a solution without effect would borrow that of the others
     orthonormal, upper = torch.linalg.qr(vectors)
     if float(upper.diagonal().abs().min()) < MIN_NORM**2:
         raise InputError(f"some of the {num_codes} codes are one vector; lower --num-codes, or raise --codes.epsilon or --latents")
     codes = _with_sign(orthonormal.T)
-    require_effect(codes, edit)
+    require_effect(codes, gram_edit)
     return codes
 
 
@@ -116,6 +118,18 @@ def strengths(codes: Tensor, gram: Tensor) -> Tensor:
     """Mean squared change of a frame for a unit step along each code to first order, n^T J^T J n (eq. 5): [num_codes]."""
     rows = codes.cpu().double()
     return (rows @ gram.cpu().double() * rows).sum(1)
+
+
+def reach(codes: Tensor, gram: Tensor, spread: Tensor) -> float:
+    """Mean squared change of a frame, to first order, when w moves along the codes by as much as mapped w do with the rest of w given.
+
+    Of w of covariance L L^T, L the `spread`, the part along the `codes` N [num_codes, w_dim] has the covariance
+    (N (L L^T)^-1 N^T)^-1, given what is orthogonal to them: so it is the trace of that times N gram N^T.
+    """
+    rows, spread = codes.cpu().double(), spread.cpu().double()
+    white = torch.linalg.solve_triangular(spread, rows.T, upper=False)
+    along = torch.linalg.inv(white.T @ white)
+    return float((along * (rows @ gram.cpu().double() @ rows.T)).sum())
 
 
 def require_effect(codes: Tensor, gram_edit: Tensor) -> None:

@@ -1,6 +1,5 @@
 """Stage 2 as plain functions: factorize one latent, then combine all of them into codes.safetensors and codes.json."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,9 @@ from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, Codes, InputError, Run
 from mvgan.motion import official
-from mvgan.motion.codes import generalized_codes, nullspace_codes, nullspace_ranks, random_codes, require_effect, strengths
+from mvgan.motion.codes import generalized_codes, nullspace_codes, nullspace_ranks, random_codes, reach, require_effect, strengths
 from mvgan.motion.rpca import LowRank, robust_pca
 
-
-log = logging.getLogger(__name__)
 
 FRAMES = ("former", "latter")
 DIRECTIONS = {"backward": 0, "forward": 1}
@@ -49,14 +46,16 @@ def factorize_latent(grams: Tensor, codes: Codes) -> Sample:
     return Sample(grams, (former, latter))
 
 
-def combine(samples: Sequence[Sample], run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The motion codes of a run from the samples of all its latents, in seed order.
+def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The motion codes of a run from the samples of all its latents, in seed order, and the `spread` of mapped w.
 
+    spread: lower triangular factor of their covariance, float64 [w_dim, w_dim] (`LatentDistribution.factor`).
     Returns the tensors of codes.safetensors: `backward` and `forward` float32 [num_codes, w_dim] by the method of the run,
     those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim];
-    and the content of codes.json: per latent and for the mean the spectra, ranks, iterations and residuals, and per method
-    and direction the first-order change of both frames (eq. 5) by each code. Raises InputError when the method of the run
-    gives no codes; why another one gives none is said under its name in the JSON.
+    and the content of codes.json: per latent and for the mean the spectra, ranks, iterations and residuals; per method and
+    direction the first-order change of both frames (eq. 5) by a unit step along each code, and by all codes as far as w reaches
+    along them; and `warnings`, lines for people. Raises InputError when the method of the run gives no codes; why another one
+    gives none is said under its name in the JSON.
     """
     mean = factorize_latent(torch.stack([sample.grams for sample in samples]).mean(0), run.codes)
     tensors: dict[str, Tensor] = {"mean_grams": mean.grams}
@@ -67,13 +66,12 @@ def combine(samples: Sequence[Sample], run: Run) -> tuple[dict[str, Tensor], dic
         "samples": [_describe(sample) for sample in samples],
         "mean": _describe(mean),
     }
-    _warn_unconverged([*samples, mean], run.codes)
     for method in METHODS:
         if method == "official" and method != run.codes.method:
             continue
         one = samples[-1] if method == "official" else samples[0]
         try:
-            found, summary[method] = _codes(mean if run.codes.source == "mean" else one, method, run)
+            found, summary[method] = _codes(mean if run.codes.source == "mean" else one, spread, method, run)
         except InputError as error:
             if method == run.codes.method:
                 raise
@@ -81,21 +79,23 @@ def combine(samples: Sequence[Sample], run: Run) -> tuple[dict[str, Tensor], dic
             continue
         for direction, codes in found.items():
             tensors[f"{method}_{direction}"] = codes.float()
+    summary["warnings"] = _unconverged([*samples, mean], summary, run.codes)
     for direction in DIRECTIONS:
         tensors[direction] = tensors[f"{run.codes.method}_{direction}"].clone()
     return tensors, summary
 
 
-def _codes(source: Sample, method: str, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _codes(source: Sample, spread: Tensor, method: str, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Codes of one method in both directions, and what to write about them."""
-    released = _released(source, run.codes) if method == "official" else ()
+    # The released code makes the factorization of each frame twice, for each direction anew.
+    released = [official.factorize(gram, run.codes.lam) for gram in source.grams] if method == "official" else []
     found: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
     for direction, edit in DIRECTIONS.items():
         gram_edit, gram_keep = source.grams[edit], source.grams[1 - edit]
         notes: dict[str, Any] = {}
         if method == "generalized":
-            codes = generalized_codes(gram_edit, gram_keep, run.num_codes, run.codes.epsilon)
+            codes = generalized_codes(gram_edit, gram_keep, spread, run.num_codes, run.codes.epsilon)
         elif method == "nullspace":
             factor_edit, factor_keep = source.factors[edit], source.factors[1 - edit]
             ranks = nullspace_ranks(factor_edit, factor_keep, run.num_codes, run.codes.energy, run.codes.rank)
@@ -109,20 +109,11 @@ def _codes(source: Sample, method: str, run: Run) -> tuple[dict[str, Tensor], di
             codes = random_codes(run.num_codes, len(gram_edit), (2 * run.seed + edit) % 2**63)
         require_effect(codes, gram_edit)
         found[direction] = codes
-        about[direction] = notes | {"edited": strengths(codes, gram_edit).tolist(), "kept": strengths(codes, gram_keep).tolist()}
+        about[direction] = notes | {
+            name: {"by_code": strengths(codes, gram).tolist(), "within_reach": reach(codes, gram, spread)}
+            for name, gram in (("edited", gram_edit), ("kept", gram_keep))
+        }
     return found, about
-
-
-def _released(source: Sample, codes: Codes) -> tuple[official.Factorization, ...]:
-    """The factorizations of the released code of both frames. It makes each twice, for each direction anew."""
-    factors = tuple(official.factorize(gram, codes.lam) for gram in source.grams)
-    for frame, factor in zip(FRAMES, factors, strict=True):
-        if not factor.converged:
-            log.warning(
-                "the released factorization of the %s frame did not converge in %d iterations (residual %.1e)",
-                frame, factor.iterations, factor.primal,
-            )  # fmt: skip
-    return factors
 
 
 def _describe(sample: Sample) -> dict[str, Any]:
@@ -142,11 +133,16 @@ def _describe(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _warn_unconverged(samples: Sequence[Sample], codes: Codes) -> None:
-    open_ends = [factor for sample in samples for factor in sample.factors if not factor.converged]
-    if open_ends:
+def _unconverged(samples: Sequence[Sample], summary: dict[str, Any], codes: Codes) -> list[str]:
+    """Lines on factorizations that did not converge."""
+    lines = []
+    if open_ends := [factor for sample in samples for factor in sample.factors if not factor.converged]:
         worst = max(max(factor.primal, factor.dual) for factor in open_ends)
-        log.warning(
-            "%d of %d low-rank factorizations did not converge in %d iterations (worst residual %.1e); raise --codes.max-iterations",
-            len(open_ends), 2 * len(samples), codes.max_iterations, worst,
-        )  # fmt: skip
+        lines.append(
+            f"{len(open_ends)} of {2 * len(samples)} low-rank factorizations did not converge in {codes.max_iterations} iterations"
+            f" (worst residual {worst:.1e}); raise --codes.max-iterations"
+        )
+    if codes.method == "official" and not summary["official"]["backward"]["converged"]:
+        ended = " and ".join(map(str, summary["official"]["backward"]["iterations"]))
+        lines.append(f"the released factorizations of the two frames did not both converge; they ended after {ended} iterations")
+    return lines

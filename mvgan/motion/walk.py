@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, InputError
+from mvgan.motion.distribution import LatentDistribution
 from mvgan.nets.latent import FORMER, LatentGenerator, Side, shown_sides
 
 
@@ -25,67 +26,6 @@ LEAST = 0.02
 
 RARE = 0.05
 """Share of the frames of held walks that would be beyond it by the pull alone."""
-
-FITTED = 8192
-"""Codes w that a latent distribution is fitted to; as many others give its quantiles."""
-
-
-@dataclass(frozen=True)
-class LatentDistribution:
-    """Where the mapping network puts w: mean and covariance, shrunk towards a multiple of the identity, and a quantile of distances.
-
-    Source of the shrinkage: Ledoit & Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices, Sec. 3.
-    """
-
-    mean: Tensor
-    """[w_dim], float64."""
-    factor: Tensor
-    """Lower Cholesky factor of the covariance, float64 [w_dim, w_dim]."""
-    shrinkage: float
-    """Weight of the identity, from 0 to 1."""
-    held_out: Tensor
-    """Distances of w that it was not fitted to."""
-
-    @classmethod
-    def fit(cls, w: Tensor, held_out: Tensor) -> "LatentDistribution":
-        """Fitted to `w` [n, w_dim], n >= 2; the quantiles are those of `held_out` [m, w_dim]. Raises InputError where all w are one."""
-        x = w.double().cpu()
-        mean, n, d = x.mean(0), len(x), x.shape[1]
-        x = x - mean
-        sample = x.T @ x / n
-        target = sample.trace() / d * torch.eye(d, dtype=x.dtype)
-        off_target = (sample - target).square().sum()
-        noise = (x.square().sum(1).square().mean() - sample.square().sum()) / n
-        shrinkage = float((noise / off_target).clamp(0, 1)) if off_target > 0 else 1.0
-        factor, failed = torch.linalg.cholesky_ex(shrinkage * target + (1 - shrinkage) * sample)
-        if failed or not factor.isfinite().all():
-            raise InputError(
-                f"the mapping network gives the same w for every z, so walks cannot be held near it; train stage 1 again {ANOTHER_NAME}"
-            )
-        fitted = cls(mean, factor, shrinkage, torch.zeros(0))
-        return cls(mean, factor, shrinkage, fitted.distance(held_out))
-
-    def white(self, x: Tensor) -> Tensor:
-        """Differences of w [..., w_dim] in units in which mapped w vary alike in all directions, by 1 / sqrt(w_dim): float64."""
-        rows = x.double().cpu().reshape(-1, len(self.mean))
-        return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.reshape(x.shape) / len(self.mean) ** 0.5
-
-    def distance(self, w: Tensor) -> Tensor:
-        """Mahalanobis distance of w [..., w_dim] over sqrt(w_dim), so about 1 for mapped w: float64 [...]."""
-        return self.white(w.double().cpu() - self.mean).norm(dim=-1)
-
-    def quantile(self, share: float) -> float:
-        """The distance below which that share of held-out w lie."""
-        return float(torch.quantile(self.held_out, share))
-
-    def drawn_in(self, w: Tensor, towards: Tensor, most: float) -> Tensor:
-        """`w` [n, w_dim], those that are farther than `most` drawn straight to that distance; `towards` [n, w_dim] is nearer than that."""
-        a, u = self.white(towards.double().cpu() - self.mean), self.white(w.double().cpu() - towards.double().cpu())
-        # |a + s u|^2 = most^2 for s in [0, 1].
-        uu, au, room = u.square().sum(-1), (a * u).sum(-1), most**2 - a.square().sum(-1)
-        share = ((au.square() + uu * room).sqrt() - au) / uu
-        beyond = uu + 2 * au > room
-        return torch.where(beyond[:, None].to(w.device), towards + (w - towards) * share[:, None].to(w), w)
 
 
 @dataclass(frozen=True)
@@ -149,13 +89,6 @@ def between(pieces: Iterable[Tensor], factor: int) -> Iterator[Tensor]:
         last, (start, stop) = knots[:, -1:], (knots[:, :-1, None], knots[:, 1:, None])
         share = torch.arange(factor, device=piece.device).to(piece)[:, None] / factor
         yield (start + (stop - start) * share).flatten(1, 2)
-
-
-@torch.no_grad()
-def fit_distribution(mapping: Callable[[Tensor], Tensor], draw: torch.Generator, z_dim: int, device: torch.device) -> LatentDistribution:
-    """The distribution of what `mapping` gives for z [n, z_dim] drawn from `draw`, a generator on the CPU."""
-    fitted, held_out = (mapping(torch.randn(FITTED, z_dim, generator=draw).to(device)) for _ in range(2))
-    return LatentDistribution.fit(fitted, held_out)
 
 
 @torch.no_grad()

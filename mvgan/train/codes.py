@@ -13,15 +13,16 @@ from torch import Tensor
 
 from mvgan.config import Run, num_channels
 from mvgan.metrics.features import full_precision
+from mvgan.motion.distribution import fit_distribution
 from mvgan.motion.evaluate import EDIT_LATENTS, method_ratios
-from mvgan.motion.factorize import DIRECTIONS, METHODS, Sample, factorize_latent
+from mvgan.motion.factorize import DIRECTIONS, METHODS, Sample, combine, factorize_latent
 from mvgan.motion.jacobian import pair_grams
 from mvgan.nets.generator import Generator
 from mvgan.storage.run import RunFolder
 from mvgan.train.export import WEIGHTS
 from mvgan.train.kept import Kept
 from mvgan.train.session import load_generator
-from mvgan.train.state import Draws
+from mvgan.train.state import Draws, seed_of
 
 
 Measure = tuple[str, str]
@@ -91,6 +92,14 @@ def factorize(folder: RunFolder, index: int, device: torch.device) -> Factorized
     return Factorized(sample, not kept.made, tuple(kept.notes))
 
 
+def find(folder: RunFolder, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The codes of the run and what there is to say about them (`combine`), from its latents as kept, or computed where one is not."""
+    run, generator = folder.run, load_generator(folder).to(device)
+    samples = [factorize(folder, index, device).sample for index in range(run.latents)]
+    draw = torch.Generator().manual_seed(seed_of(run.seed, "spread"))
+    return combine(samples, fit_distribution(generator.mapping, draw, run.network.z_dim, device).factor, run)
+
+
 def to_measure(tensors: dict[str, Tensor]) -> dict[Measure, Tensor]:
     """The codes [num_codes, w_dim] whose edits are measured: those of all methods that stage 2 found in `tensors`."""
     found = {(method, direction): tensors.get(f"{method}_{direction}") for method in METHODS for direction in DIRECTIONS}
@@ -108,7 +117,7 @@ def measure(folder: RunFolder, codes: Tensor, direction: str, device: torch.devi
 def commit_files(
     folder: RunFolder, tensors: dict[str, Tensor], summary: dict[str, Any], measures: Mapping[Measure, dict[str, Any]]
 ) -> dict[str, bytes]:
-    """What stage 2 commits: `combine`'s tensors and summary, with the `edits` by method and direction and the generator's hash."""
+    """What stage 2 commits: `find`'s tensors and summary, with the `edits` by method and direction and the generator's hash."""
     edits: dict[str, dict[str, Any]] = {}
     for (method, direction), result in measures.items():
         edits.setdefault(method, {})[direction] = result

@@ -13,11 +13,10 @@ from mvgan.config import Network, Pairs, Run, Video
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.shards import ShardSet
 from mvgan.data.synthetic import render_set
-from mvgan.motion.factorize import combine
 from mvgan.presets import smoke
 from mvgan.storage import s3 as s3_store
 from mvgan.storage.run import RunFolder, open_run
-from mvgan.train.codes import commit_files, factorize, measure, to_measure
+from mvgan.train.codes import commit_files, find, measure, to_measure
 from mvgan.train.export import export_codes, export_weights
 from mvgan.train.session import Worker, local_batches, train_worker
 from mvgan.validation import validate
@@ -60,7 +59,7 @@ def find_codes(folder: RunFolder) -> None:
     """Stage 2 in this process."""
     run = folder.run
     epoch = folder.commits("codes").claim({"test": "codes"})
-    tensors, summary = combine([factorize(folder, index, CPU).sample for index in range(run.latents)], run)
+    tensors, summary = find(folder, CPU)
     found = to_measure(tensors)
     measures = {(method, direction): measure(folder, codes, direction, CPU) for (method, direction), codes in found.items()}
     folder.commits("codes").write(run.latents, epoch, commit_files(folder, tensors, summary, measures), {"complete": True})

@@ -18,6 +18,7 @@ from mvgan.motion.codes import (
     nullspace_codes,
     nullspace_ranks,
     random_codes,
+    reach,
     require_effect,
     strengths,
 )
@@ -28,6 +29,8 @@ from mvgan.motion.rpca import LowRank, robust_pca
 
 torch.set_num_threads(1)
 W_DIM = 32
+UNIT = torch.eye(W_DIM, dtype=torch.float64)
+"""The spread of w that vary alike in all directions."""
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -98,7 +101,7 @@ def test_the_rank_of_the_settings_is_used(rank: str | int, found: int | None) ->
     toy, w = Separable(leak=0.1), normal(1, W_DIM, seed=7).float()
     run = toy_run(method="nullspace", rank=rank)
     sample = factorize_latent(pair_grams(toy, w[0], chunk=16), run.codes)
-    _, summary = combine([sample], run)
+    _, summary = combine([sample], UNIT, run)
     about = summary["nullspace"]["backward"]
     mean = [factor.rank for factor in sample.factors]
     assert (about["rank_edit"], about["rank_keep"]) == ((found, found) if found else (mean[0], min(mean[1], W_DIM - 10)))
@@ -108,13 +111,13 @@ def test_random_codes_are_others_each_way_and_can_be_the_method() -> None:
     toy, w = Separable(leak=0.1), normal(1, W_DIM, seed=7).float()
     run = dataclasses.replace(toy_run(method="random"), seed=3)
     sample = factorize_latent(pair_grams(toy, w[0], chunk=16), run.codes)
-    tensors, summary = combine([sample], run)
+    tensors, summary = combine([sample], UNIT, run)
     assert torch.equal(tensors["backward"], tensors["random_backward"]) and torch.equal(tensors["forward"], tensors["random_forward"])
     for direction in ("backward", "forward"):
         assert torch.allclose(tensors[direction] @ tensors[direction].T, torch.eye(5), atol=1e-5)
     assert float((tensors["backward"] @ tensors["forward"].T).abs().max()) < 0.9
-    again, _ = combine([sample], run)
-    assert torch.equal(again["forward"], tensors["forward"]) and len(summary["random"]["forward"]["kept"]) == 5
+    again, _ = combine([sample], UNIT, run)
+    assert torch.equal(again["forward"], tensors["forward"]) and len(summary["random"]["forward"]["kept"]["by_code"]) == 5
 
 
 def test_nullspace_codes_that_cannot_be_had_are_refused() -> None:
@@ -129,38 +132,65 @@ def test_nullspace_codes_that_cannot_be_had_are_refused() -> None:
         nullspace_codes(edit, keep, 6, 20, 0)
 
 
+def spread_of_w() -> Tensor:
+    """A lower triangular factor of a covariance whose spectrum falls."""
+    return torch.linalg.cholesky(gram(W_DIM, 5) + 1e-3 * UNIT)
+
+
 @pytest.mark.parametrize("epsilon", [0.1, 0.001])
-def test_generalized_codes_equal_scipy(epsilon: float) -> None:
+@pytest.mark.parametrize("spread", [UNIT, spread_of_w()], ids=["alike in all directions", "more in some"])
+def test_generalized_codes_equal_scipy(epsilon: float, spread: Tensor) -> None:
+    """Reference: in w itself the floor is the inverse covariance, by the mean change of the kept frame a direction of mapped w gives."""
     edit, keep = gram(W_DIM, 1), gram(W_DIM, 2)
-    codes = generalized_codes(edit, keep, 6, epsilon)
+    codes = generalized_codes(edit, keep, spread, 6, epsilon)
     assert_orthonormal(codes)
-    floored = keep + epsilon * keep.trace() / W_DIM * torch.eye(W_DIM, dtype=torch.float64)
-    _, vectors = scipy.linalg.eigh(edit.numpy(), floored.numpy())
+    covariance = (spread @ spread.T).numpy()
+    floored = keep.numpy() + epsilon * np.trace(keep.numpy() @ covariance) / W_DIM * np.linalg.inv(covariance)
+    _, vectors = scipy.linalg.eigh(edit.numpy(), floored)
     for m in range(1, 7):  # the span of the first m codes is that of scipy's first m solutions
         largest_angle = scipy.linalg.subspace_angles(vectors[:, -m:], codes[:m].T.numpy())[0]
         assert largest_angle < 1e-6
-    quotient = strengths(codes, edit) / strengths(codes, floored)
+    quotient = strengths(codes, edit) / strengths(codes, torch.from_numpy(floored))
     directions = normal(1000, W_DIM, seed=3)
-    assert float(quotient[0]) > float((strengths(directions, edit) / strengths(directions, floored)).max())
+    assert float(quotient[0]) > float((strengths(directions, edit) / strengths(directions, torch.from_numpy(floored))).max())
+
+
+def test_a_higher_floor_gives_codes_of_more_reach() -> None:
+    edit, keep, spread = gram(W_DIM, 1), gram(W_DIM, 2), spread_of_w()
+    reaches = [reach(generalized_codes(edit, keep, spread, 6, epsilon), edit, spread) for epsilon in (0.001, 0.03, 1.0)]
+    assert reaches[0] < reaches[1] < reaches[2]
+
+
+def test_reach_is_the_change_by_w_drawn_along_the_codes() -> None:
+    """Reference: w of that covariance, given what is orthogonal to the codes, by the formula of a conditional normal distribution."""
+    matrix, spread, codes = gram(W_DIM, 1), spread_of_w(), random_codes(4, W_DIM, 3)
+    whole = torch.linalg.qr(torch.cat([codes, random_codes(W_DIM, W_DIM, 4)]).T).Q.T
+    others = whole[4:]
+    covariance = spread @ spread.T
+    across = codes @ covariance @ others.T
+    given = codes @ covariance @ codes.T - across @ torch.linalg.inv(others @ covariance @ others.T) @ across.T
+    assert reach(codes, matrix, spread) == pytest.approx(float((given * (codes @ matrix @ codes.T)).sum()), rel=1e-8)
+    drawn = np.random.default_rng(0).multivariate_normal(np.zeros(4), given.numpy(), 100_000) @ codes.numpy()
+    assert reach(codes, matrix, spread) == pytest.approx(np.einsum("ni,ij,nj->n", drawn, matrix.numpy(), drawn).mean(), rel=0.02)
 
 
 def test_generalized_codes_that_edit_nothing_are_refused() -> None:
     flat = exact(gram(W_DIM, 1), 4).low_rank
     with pytest.raises(InputError, match=r"edit nothing.*--num-codes.*--latents"):
-        generalized_codes(flat, gram(W_DIM, 2), 6, 0.1)
+        generalized_codes(flat, gram(W_DIM, 2), UNIT, 6, 0.1)
     with pytest.raises(InputError, match=r"edit nothing"):
         require_effect(torch.linalg.eigh(flat).eigenvectors.T[:2], flat)
     with pytest.raises(InputError, match=r"--codes.epsilon"):
-        generalized_codes(flat, gram(W_DIM, 2), 2, 0.0)
+        generalized_codes(flat, gram(W_DIM, 2), UNIT, 2, 0.0)
     with pytest.raises(InputError, match=r"zero or not positive"):
-        generalized_codes(flat, torch.zeros_like(flat), 2, 0.1)
+        generalized_codes(flat, torch.zeros_like(flat), UNIT, 2, 0.1)
 
 
 @pytest.mark.parametrize("edited", [0, 1])
 def test_edit_ratio_of_known_directions_is_huge_and_of_random_ones_about_one(edited: int) -> None:
     toy, w = Separable(), normal(8, W_DIM, seed=4).float()
     grams = torch.stack([pair_grams(toy, x, chunk=16) for x in w]).mean(0)
-    codes = generalized_codes(grams[edited], grams[1 - edited], 5, 0.1)
+    codes = generalized_codes(grams[edited], grams[1 - edited], UNIT, 5, 0.1)
     fresh = normal(6, W_DIM, seed=5).float()
     assert float(edit_ratios(toy, fresh, codes, edited).min()) > 500
     known = torch.eye(W_DIM)[16:24] if edited == 0 else torch.eye(W_DIM)[24:]
@@ -202,7 +232,7 @@ def test_combine_gives_tensors_and_json_of_both_methods() -> None:
     toy, w = Separable(leak=0.1), normal(4, W_DIM, seed=7).float()
     run = toy_run()
     samples = [factorize_latent(pair_grams(toy, x, chunk=16), run.codes) for x in w]
-    tensors, summary = combine(samples, run)
+    tensors, summary = combine(samples, UNIT, run)
     json.dumps(summary, allow_nan=False)
     assert set(tensors) == {"mean_grams", "backward", "forward"} | {
         f"{m}_{d}" for m in ("generalized", "nullspace", "random") for d in ("backward", "forward")
@@ -216,15 +246,15 @@ def test_combine_gives_tensors_and_json_of_both_methods() -> None:
     assert len(summary["samples"]) == 4
     former = summary["mean"]["former"]
     assert len(former["spectrum"]) == W_DIM and former["rank"] == len(former["low_rank_spectrum"]) and former["converged"]
-    assert len(summary["generalized"]["backward"]["edited"]) == 5 and summary["nullspace"]["forward"]["rank_edit"] >= 5
+    assert len(summary["generalized"]["backward"]["edited"]["by_code"]) == 5 and summary["nullspace"]["forward"]["rank_edit"] >= 5
 
 
 def test_combine_by_the_first_sample_alone() -> None:
     toy, w = Separable(), normal(2, W_DIM, seed=7).float()
     run = toy_run(source="sample", method="nullspace")
     samples = [factorize_latent(pair_grams(toy, x, chunk=16), run.codes) for x in w]
-    tensors, _ = combine(samples, run)
-    alone, _ = combine(samples[:1], run)
+    tensors, _ = combine(samples, UNIT, run)
+    alone, _ = combine(samples[:1], UNIT, run)
     assert torch.equal(tensors["forward"], alone["forward"]) and torch.equal(tensors["forward"], tensors["nullspace_forward"])
 
 
@@ -233,10 +263,10 @@ def test_combine_says_why_a_method_gives_no_codes() -> None:
     toy, w = Separable(), normal(2, W_DIM, seed=7).float()
     run = toy_run(lam=1 / 60)
     samples = [factorize_latent(pair_grams(toy, x, chunk=16), run.codes) for x in w]
-    tensors, summary = combine(samples, run)
+    tensors, summary = combine(samples, UNIT, run)
     assert "nullspace_backward" not in tensors and "--codes.lam" in summary["nullspace"]["error"]
     with pytest.raises(InputError, match=r"--codes.lam"):
-        combine(samples, toy_run(lam=1 / 60, method="nullspace"))
+        combine(samples, UNIT, toy_run(lam=1 / 60, method="nullspace"))
 
 
 @pytest.mark.parametrize(("value", "word"), [(0.0, "zero"), (math.nan, "not finite")])

@@ -16,6 +16,7 @@ from tests.unit.motion.reference import Matrix, objective, solve, spectrum_gram
 
 torch.set_num_threads(1)
 D = 32
+UNIT = torch.eye(D, dtype=torch.float64)
 
 
 def falling(d: int, power: float) -> Matrix:
@@ -95,12 +96,12 @@ def test_stage_2_takes_the_last_latent() -> None:
     """Its codes are the stage's, beside those of the other methods, and reported."""
     run = run_of(method="official", lam=0.1)
     pairs = [torch.stack([gram(D, 2.0, seed), gram(D, 2.0, seed + 1)]) for seed in (3, 5)]
-    tensors, summary = combine([factorize_latent(grams, run.codes) for grams in pairs], run)
+    tensors, summary = combine([factorize_latent(grams, run.codes) for grams in pairs], UNIT, run)
     former, latter = (factorize(matrix, 0.1) for matrix in pairs[1])
     for direction, codes in (("backward", official_codes(former, latter, 4)), ("forward", official_codes(latter, former, 4))):
         assert torch.equal(tensors[direction], codes.float()) and torch.equal(tensors[f"official_{direction}"], codes.float())
         about = summary["official"][direction]
-        assert about["converged"] and len(about["edited"]) == 4 and about["rank_edit"] >= 4
+        assert about["converged"] and len(about["edited"]["by_code"]) == 4 and about["rank_edit"] >= 4
     assert summary["official"]["backward"]["iterations"] == [former.iterations, latter.iterations]
     assert "generalized_backward" in tensors
 
@@ -110,6 +111,6 @@ def test_its_silent_failure_ends_stage_2() -> None:
     flat = torch.stack([torch.from_numpy(spectrum_gram(np.linspace(2, 1, D), seed)) for seed in (1, 2)])
     samples = [factorize_latent(flat, run.codes)]
     with pytest.raises(InputError, match=r"are one vector; take --codes\.method generalized or nullspace"):
-        combine(samples, run)
-    _, summary = combine(samples, run_of(method="generalized"))
+        combine(samples, UNIT, run)
+    _, summary = combine(samples, UNIT, run_of(method="generalized"))
     assert "official" not in summary, "it takes minutes, so that it is found only when it is asked for"
