@@ -16,6 +16,7 @@ from mvgan.data.shards import ShardSet
 from mvgan.storage.run import read_run
 from mvgan.train.ranks import Ranks
 from mvgan.train.session import Batches, Worker, local_batches, train_worker
+from tests.unit.train.leave import leave
 
 
 KILLED = 9
@@ -53,7 +54,7 @@ def main(rank: int, world: int, uri: str, stage: str, epoch: int, steps: int, se
         dist.init_process_group("gloo", init_method=f"file://{seen}.rendezvous-{epoch}", rank=rank, world_size=world)
     train(rank, world, uri, stage, epoch, steps or None, seen)
     if world > 1:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

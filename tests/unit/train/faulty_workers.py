@@ -20,6 +20,7 @@ from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Plan, fit
 from mvgan.train.state import Progress
+from tests.unit.train.leave import leave
 from tests.unit.train.two_workers import batch_of, build
 
 
@@ -150,7 +151,7 @@ def main(rank: int, folder: Path, what: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous {what}", rank=rank, world_size=WORLD)
     {"numbers": numbers, "storage": storage}[what](rank, folder)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mvgan.train.exposed import Exposed
+from tests.unit.train.leave import leave
 
 
 SLEEPS = (0.0, 0.4, 0.0)
@@ -41,7 +42,7 @@ def work(rank: int, folder: str) -> None:
         found.append(exposed.take())
     assert exposed.take() == 0
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def test_it_is_the_wait_for_others(tmp_path: Path) -> None:

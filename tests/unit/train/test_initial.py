@@ -23,6 +23,7 @@ from mvgan.train.state import from_bytes
 from tests.unit.conftest import tiny_config
 from tests.unit.importers.official_files import Networks
 from tests.unit.jobs.test_cli import refused
+from tests.unit.train.leave import leave
 
 
 CPU = torch.device("cpu")
@@ -120,7 +121,7 @@ def _worker(rank: int, folder: str, source: str, run: Run) -> None:
         {name: part.state_dict() for name, part in (("g", stage.generator), ("d", stage.discriminator), ("e", stage.ema))},
         f"{folder}/{rank}",
     )
-    dist.destroy_process_group()
+    leave()
 
 
 def test_all_workers_begin_with_what_the_first_has_read(tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Progress
 from mvgan.train.video import VideoStage
+from tests.unit.train.leave import leave
 
 
 STEPS = 5
@@ -120,7 +121,7 @@ def main(rank: int, world: int, folder: Path, eps: float) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     for case in CASES:
         torch.save(train(case, rank, world, eps), folder / f"{case} {rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
