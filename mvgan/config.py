@@ -234,6 +234,9 @@ class Video:
     drift_weight: float = 0.0
     """Weight of a term that keeps the mean coefficient of each code over a batch near 0. Without it (as released) all videos may
     come to walk one way."""
+    reach_weight: float = 0.0
+    """Weight of a term that keeps walks within reach: the mean square distance from w_0, by direction of the codes in standard deviations
+    of mapped w, shall not be above 1. Without it (as released) edits may lead to w that the generator has never seen."""
     g_steps: int = 5
     """Generator steps per discriminator step."""
     lr: float = 1e-4

@@ -81,7 +81,7 @@ def _windows_divide(stage: str, items: int, group: int) -> None:
 MAY_BE_ZERO = {
     "seed", "max_skipped", "ingest.qp", "ingest.max_rejected", "pairs.r1_gamma", "pairs.pl_weight", "pairs.style_mixing", "pairs.ema_kimg",
     "pairs.ema_rampup", "pairs.evaluations", "video.epochs", "video.evaluations", "video.gp_weight", "video.drift_weight",
-    "video.frames_at_once",
+    "video.reach_weight", "video.frames_at_once",
 }  # fmt: skip
 SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
 

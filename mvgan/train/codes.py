@@ -93,11 +93,16 @@ def factorize(folder: RunFolder, index: int, device: torch.device) -> Factorized
 
 
 def find(folder: RunFolder, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The codes of the run and what there is to say about them (`combine`), from its latents as kept, or computed where one is not."""
+    """The codes of the run and what there is to say about them (`combine`), from its latents as kept, or computed where one is not.
+
+    Beside them `spread`, the lower triangular factor of the covariance of mapped w: float64 [w_dim, w_dim].
+    """
     run, generator = folder.run, load_generator(folder).to(device)
     samples = [factorize(folder, index, device).sample for index in range(run.latents)]
     draw = torch.Generator().manual_seed(seed_of(run.seed, "spread"))
-    return combine(samples, fit_distribution(generator.mapping, draw, run.network.z_dim, device).factor, run)
+    spread = fit_distribution(generator.mapping, draw, run.network.z_dim, device).factor
+    tensors, summary = combine(samples, spread, run)
+    return tensors | {"spread": spread}, summary
 
 
 def to_measure(tensors: dict[str, Tensor]) -> dict[Measure, Tensor]:

@@ -207,12 +207,12 @@ def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device
     if name == "pairs":
         return PairStage(folder.run, ranks, device)
     by_motion = folder.run.video.step == "motion"
-    codes = read_tensors(folder.store, "codes.safetensors", "backward", "forward", *(["mean_grams"] if by_motion else []))
+    codes = read_tensors(folder.store, "codes.safetensors", "backward", "forward", "spread", *(["mean_grams"] if by_motion else []))
     stacked = torch.stack([codes["backward"], codes["forward"]])
     scale = motion_scale(stacked, codes["mean_grams"], folder) if by_motion else None
     weights = read_exported(folder.store, WEIGHTS["pairs"])
     check_codes(folder.store, weights)
-    return VideoStage(folder.run, ranks, device, load_generator(folder, weights), stacked, scale)
+    return VideoStage(folder.run, ranks, device, load_generator(folder, weights), stacked, codes["spread"], scale)
 
 
 def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int = 16) -> Tensor:

@@ -73,11 +73,16 @@ class _VideoGenerator(nn.Module):
         stage = self.stage[0]
         config = stage.run.video
         coefficients, _ = self.latent.steer(e, self.latent.encoder(w))
-        fake = stage.render(self.latent.walk(w, coefficients, stage.codes, config.first), noise)
+        ws = self.latent.walk(w, coefficients, stage.codes, config.first)
+        fake = stage.render(ws, noise)
         loss = torch.zeros([], device=w.device)
         for name, pair in stage.discriminator_inputs(real, fake, views).items():
             loss = loss + stage.generator_loss(name, *pair)
-        return loss + config.drift_weight * stage.ranks.mean(coefficients).square().mean() if config.drift_weight else loss
+        if config.drift_weight:
+            loss = loss + config.drift_weight * stage.ranks.mean(coefficients).square().mean()
+        if config.reach_weight:
+            loss = loss + config.reach_weight * stage.ranks.loss(stage.beyond_reach(ws))
+        return loss
 
 
 class _VideoDiscriminator(nn.Module):
@@ -105,14 +110,18 @@ class VideoStage:
     """L_omega and its discriminators with their optimizers; the pair generator and the codes stay as they are."""
 
     def __init__(
-        self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor, scale: Tensor | None = None
+        self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor, spread: Tensor, scale: Tensor | None = None
     ) -> None:
-        """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], backward and forward; scale: their lengths of a step."""
+        """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], backward and forward; scale: their lengths of a step.
+
+        spread: the lower triangular factor of the covariance of mapped w, float64 [w_dim, w_dim].
+        """
         self.run, self.ranks, self.device = run, ranks, device
         self.guard = Guard("video", ranks, run.max_skipped)
         self.pair_generator = generator.to(device).eval().requires_grad_(False)
         self.noise_shapes = self.pair_generator.synthesis.noise_shapes()
         self.codes = codes.to(device)
+        self._white = torch.linalg.inv(spread.double()).T.to(self.codes)
         config = run.video
         torch.manual_seed(seed_of(run.seed, "video init"))
         self.latent = LatentGenerator(run.network.w_dim, config.hidden, codes.shape[1], config.residual, config.init_std).to(device)
@@ -163,6 +172,11 @@ class VideoStage:
         for r, f in zip(real_scores, discriminator(fake), strict=True):
             loss = loss + 0.5 * (ralsgan(f, _mean(r, self.ranks.mean), 1) + ralsgan(r, _mean(f, self.ranks.mean), 0))
         return self.ranks.loss(loss)
+
+    def beyond_reach(self, ws: Tensor) -> Tensor:
+        """How far walks ws [n, t, w_dim] are from w_0, squared, over 1: per direction in standard deviations of mapped w; [n]."""
+        squared = ((ws - ws[:, :1]) @ self._white).square().sum(2) / self.codes.shape[:2].numel()
+        return (squared - 1).clamp_min(0).mean(1)
 
     def _latents(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """w_0 [n, w_dim] and the decoder's noise [n, t - 1, w_dim]."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import mahalanobis
 from torch import Tensor, nn
 
 from mvgan.config import Network, Run, Video
@@ -27,13 +28,14 @@ RUN = Run(
     video=Video(batch=8, group=4, num_frames=4, hidden=8, g_steps=2, d_channels=2, d_scales=2),
 )
 CPU = torch.device("cpu")
+SPREAD = torch.linalg.cholesky(torch.eye(8, dtype=torch.float64) + 0.5 * torch.ones(8, 8, dtype=torch.float64))
 
 
 def build(**changes: Any) -> VideoStage:
     run = dataclasses.replace(RUN, video=dataclasses.replace(RUN.video, **changes))
     torch.manual_seed(0)
     codes = torch.linalg.qr(torch.randn(8, 6)).Q.t().reshape(2, 3, 8).contiguous()
-    return VideoStage(run, Ranks(2, 4), CPU, Generator(run.network, 8), codes)
+    return VideoStage(run, Ranks(2, 4), CPU, Generator(run.network, 8), codes, SPREAD)
 
 
 def batches(images: int) -> Iterator[Tensor]:
@@ -252,6 +254,22 @@ def test_the_drift_term() -> None:
     coefficients = torch.stack([steps[:, t] @ plain.codes[t % 2].T for t in range(3)], dim=1)  # latter first: backward, forward, backward
     expected = 5 * coefficients.mean(0).square().mean()
     assert (held._g_phase(*arguments) - plain._g_phase(*arguments)).item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_the_reach_term() -> None:
+    """Reference: scipy's distance of each w of a walk from w_0, squared, by code, over 1."""
+    plain, held = build(residual=2.0), build(residual=2.0, reach_weight=3.0)
+    nn.init.normal_(plain.latent.coefficients.weight)
+    held.latent.load_state_dict(plain.latent.state_dict())
+    draws = Draws(0, "test", 0, range(2), 4, CPU)
+    w, e = plain._latents(draws)
+    arguments = w, e, draws.noise(plain.noise_shapes, 4), torch.randn(8, 4, 3, 8, 8), Views.draw(draws)
+    inverse = np.linalg.inv((SPREAD @ SPREAD.T).numpy())
+    walks = plain.latent(w, e, plain.codes, "latter").detach().double().numpy()
+    squares = np.array([[mahalanobis(x, walk[0], inverse) ** 2 for x in walk] for walk in walks]) / plain.codes.shape[:2].numel()
+    over = np.maximum(squares - 1, 0)
+    assert 0 < np.mean(over > 0) < 1
+    assert (held._g_phase(*arguments) - plain._g_phase(*arguments)).item() == pytest.approx(3 * over.mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize("at_once", [1, 5, 32])

@@ -32,6 +32,7 @@ PAIRS = Pairs(group=GROUP, r1_every=2, pl_every=2, r1_gamma=1.0, pl_weight=2.0)
 VIDEO = Video(group=GROUP, num_frames=4, hidden=16, g_steps=2, d_channels=4, d_scales=2, lr=1e-3)
 ADA = {"augment": "ada", "ada_interval": 2, "ada_kimg": 0.02, "ada_target": 0.1}
 
+ALL = {"d_i": True, "drift_weight": 3.0, "reach_weight": 2.0, "residual": 1.0, "frames_at_once": 5}
 CASES = {
     "pairs, 2 shards": ("pairs", 2, {}),
     "pairs, 3 shards": ("pairs", 3, {}),
@@ -40,7 +41,11 @@ CASES = {
     "pairs in parts, 5 shards": ("pairs", 5, {"accumulate": 2}),
     "video ralsgan, 2 shards": ("video", 2, {"loss": "ralsgan"}),
     "video ralsgan, 3 shards": ("video", 3, {"loss": "ralsgan"}),
-    "video, all discriminators and the drift term, 3 shards": ("video", 3, {"d_i": True, "drift_weight": 3.0, "frames_at_once": 5}),
+    "video, all discriminators and terms, 3 shards": (
+        "video",
+        3,
+        {"d_i": True, "drift_weight": 3.0, "reach_weight": 2.0, "residual": 1.0, "frames_at_once": 5},
+    ),
     "video log, 2 shards": ("video", 2, {"loss": "log"}),
     "video log, 3 shards": ("video", 3, {"loss": "log", "saturating": False, "first": "former"}),
 }
@@ -74,7 +79,7 @@ def build(stage: str, ranks: Ranks, **changes: Any) -> PairStage | VideoStage:
     generator = Generator(NETWORK, 16)
     for block in generator.synthesis.blocks:
         block.dtype = torch.get_default_dtype()
-    return VideoStage(run, ranks, torch.device("cpu"), generator, codes)
+    return VideoStage(run, ranks, torch.device("cpu"), generator, codes, torch.eye(run.network.w_dim))
 
 
 def batch_of(stage: str, ranks: Ranks, images: int) -> Tensor:
