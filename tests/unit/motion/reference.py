@@ -1,4 +1,4 @@
-"""A slow solver of robust PCA to test others by: Douglas-Rachford splitting with singular value decompositions, in numpy."""
+"""A slow solver of robust PCA of symmetric matrices to test others by: Douglas-Rachford splitting, in numpy."""
 
 from dataclasses import dataclass
 
@@ -39,9 +39,9 @@ def solve(matrix: Matrix, lam: float, tol: float = 1e-10, most: int = 20_000) ->
     size = 2 * np.abs(matrix).mean()
     z, x, rank = matrix.copy(), matrix, 0
     for iteration in range(1, most + 1):
-        left, values, right = np.linalg.svd(z)
-        rank = int((values > size).sum())
-        x = (left * np.maximum(values - size, 0)) @ right
+        values, vectors = np.linalg.eigh(z)
+        rank = int((np.abs(values) > size).sum())
+        x = (vectors * np.sign(values) * np.maximum(np.abs(values) - size, 0)) @ vectors.T
         rest = matrix - 2 * x + z
         step = matrix - np.sign(rest) * np.maximum(np.abs(rest) - lam * size, 0) - x
         z = z + step
