@@ -20,9 +20,9 @@ import torch
 from mvgan.config import InputError, differences
 from mvgan.media import movie
 from mvgan.nets.latent import Side
-from mvgan.sample import Generator, exported_files, exported_settings
+from mvgan.sample import Generator, exported_settings
 from mvgan.storage.uri import Store, open_store
-from mvgan.train.export import networks_sha256
+from mvgan.train.export import exported_files, networks_sha256
 
 
 FORMAT_VERSION = 1
@@ -82,7 +82,7 @@ def groups_of(seeds: Sequence[int], motion_seeds: Sequence[int] | None) -> list[
 def exported_sha256(run: str) -> str:
     """`Batch.generator_sha256` of the run at the URI `run`, as it is now. Raises InputError when it has not finished."""
     store = open_store(run)
-    return networks_sha256(exported_files(store), exported_settings(store)[0], "video")
+    return networks_sha256(exported_files(store, "video"), exported_settings(store)[0], "video")
 
 
 def begin(out: str, batch: Batch, groups: Sequence[Group]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from mvgan.motion.walk import Hold, between, chunks, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.storage.uri import Store, open_store
-from mvgan.train.export import EXPORTS, check_codes, damaged, load_weights, read_exported, read_json, read_tensors
+from mvgan.train.export import damaged, exported_files, load_weights, read_json, read_tensors
 from mvgan.train.pairs import to_uint8
 from mvgan.train.state import seed_of
 from mvgan.validation import check_pairs, validate
@@ -51,10 +51,7 @@ class Generator:
         """
         store = open_store(uri)
         run, fps = exported_settings(store)
-        files = exported_files(store)
-        generator = cls.of_files(store, run, fps, files, device)
-        check_codes(store, files["generator.safetensors"])
-        return generator
+        return cls.of_files(store, run, fps, exported_files(store, "video"), device)
 
     @classmethod
     def of_files(cls, store: Store, run: Run, source_fps: float, files: Mapping[str, bytes], device: torch.device | str) -> "Generator":
@@ -201,8 +198,3 @@ def exported_settings(store: Store) -> tuple[Run, float]:
         raise damaged(store, "config.json", error) from None
     check_pairs(run)
     return run, fps
-
-
-def exported_files(store: Store) -> dict[str, bytes]:
-    """The weights and codes in export/ of the run at `store`. Raises InputError when one is missing."""
-    return {name: read_exported(store, name) for name in EXPORTS["video"]}

@@ -11,7 +11,7 @@ from mvgan.nets.generator import Generator
 from mvgan.sample import Generator as VideoGenerator
 from mvgan.storage.commit import Commit, Damaged
 from mvgan.storage.run import RunFolder, read_run
-from mvgan.train.export import EXPORTS, WEIGHTS, committed_weights, networks_sha256
+from mvgan.train.export import WEIGHTS, committed_weights, exported_files, networks_sha256
 from mvgan.train.session import load_generator
 
 
@@ -83,21 +83,12 @@ def _of_commit(folder: RunFolder, stage: str, record: Commit, others: bool) -> l
 
 
 def _subject(folder: RunFolder, stage: str, commit: str | None, weights: bytes | None) -> Subject:
-    sha256 = networks_sha256(_files(folder, stage, weights), folder.run, stage)
+    sha256 = networks_sha256(exported_files(folder.store, stage, weights), folder.run, stage)
     kept = None
     if weights is not None:
         kept = f"{KEPT}/{sha256[:16]}-{secrets.token_hex(4)}.safetensors"  # another evaluation of the same commit removes its own
         folder.store.write(kept, weights)
     return Subject(folder.uri, stage, sha256, commit, kept)
-
-
-def _files(folder: RunFolder, stage: str, weights: bytes | None) -> dict[str, bytes]:
-    """All files of the networks, that of `stage` itself being `weights` where these are given. Raises InputError when one is missing."""
-    try:
-        return {name: weights if weights and name == WEIGHTS[stage] else folder.store.read(f"export/{name}") for name in EXPORTS[stage]}
-    except FileNotFoundError:
-        names = ", ".join(EXPORTS[stage])
-        raise InputError(f"run {folder.uri} lacks one of {names} in export/; run `python -m jobs.pipeline` on it again") from None
 
 
 def pair_generator(subject: Subject, device: torch.device) -> tuple[Generator, Run]:
@@ -116,9 +107,10 @@ def _checked(subject: Subject) -> tuple[RunFolder, dict[str, bytes]]:
     """The run and the files of `subject`. Raises InputError when they are no longer what they were when the evaluation began."""
     folder = read_run(subject.run)
     try:
-        files = _files(folder, subject.stage, folder.store.read(subject.weights) if subject.weights else None)
+        own = folder.store.read(subject.weights) if subject.weights else None
     except FileNotFoundError:
         raise InputError(f"{subject.weights} of run {subject.run} was removed while it was evaluated; evaluate again") from None
+    files = exported_files(folder.store, subject.stage, own)
     if networks_sha256(files, folder.run, subject.stage) != subject.sha256:
         raise InputError(f"the networks of run {subject.run} have changed since the evaluation began; evaluate again")
     return folder, files

@@ -102,7 +102,7 @@ def find(folder: RunFolder, device: torch.device) -> tuple[dict[str, Tensor], di
     draw = torch.Generator().manual_seed(seed_of(run.seed, "spread"))
     spread = fit_distribution(generator.mapping, draw, run.network.z_dim, device).factor
     tensors, summary = combine(samples, spread, run)
-    return tensors | {"spread": spread}, summary
+    return tensors | {"spread": spread.contiguous()}, summary
 
 
 def to_measure(tensors: dict[str, Tensor]) -> dict[Measure, Tensor]:

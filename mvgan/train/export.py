@@ -55,6 +55,17 @@ def export_codes(folder: RunFolder) -> None:
         folder.store.write(f"export/{file}", folder.commits("codes").read(commit, file))
 
 
+def exported_files(store: Store, stage: str, own: bytes | None = None) -> dict[str, bytes]:
+    """All `EXPORTS` of `stage` of the run at `store`, by their names; `own` in place of the weights of `stage` itself.
+
+    Raises InputError when one is missing, or the codes are of another generator.
+    """
+    files = {name: own if own is not None and name == WEIGHTS[stage] else read_exported(store, name) for name in EXPORTS[stage]}
+    if stage == "video":
+        check_codes(store, files[WEIGHTS["pairs"]])
+    return files
+
+
 def check_codes(store: Store, weights: bytes) -> None:
     """Raise InputError when the motion codes exported at `store` are of another generator than the one with these `weights`."""
     if read_json(store, "codes.json").get("generator_sha256") != hashlib.sha256(weights).hexdigest():

@@ -130,7 +130,7 @@ def test_the_best() -> None:
 def test_a_run_without_its_export_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_run.uri, tmp_path / "run"))
     (folder / "export/latent.safetensors").unlink()
-    assert "lacks one of" in refused(verb.run, verb.Flags, "--run", str(folder), "--protocol", "training")
+    assert "the run has not finished" in refused(verb.run, verb.Flags, "--run", str(folder), "--protocol", "training")
 
 
 def test_mistakes_are_told_before_work_starts(tiny_run: RunFolder, tmp_path: Path) -> None:
