@@ -12,12 +12,10 @@ from mvgan import config
 from mvgan.config import (
     STAGES,
     InputError,
-    Network,
     Resources,
     Run,
     differences,
     from_dict,
-    num_channels,
     stage_of,
     to_dict,
 )
@@ -223,8 +221,3 @@ def test_validate_resources(resources: Resources, message: str) -> None:
     assert validate_resources(Resources()) == Resources()
     with pytest.raises(InputError, match=message):
         validate_resources(resources)
-
-
-def test_num_channels() -> None:
-    """Reference: StyleGAN2 at 256 px: 512 up to 64 px, 256 at 128 px, 128 at 256 px."""
-    assert [num_channels(Network(), 2**i) for i in range(2, 9)] == [512, 512, 512, 512, 512, 256, 128]
