@@ -81,8 +81,9 @@ def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[s
     those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim],
     in W+ [num_codes, num_ws * w_dim] and [2, num_ws, w_dim, w_dim]; and the content of codes.json: per latent and for the mean the
     spectra, ranks, iterations and residuals; per method and direction the first-order change of both frames (eq. 5) by a unit step
-    along each code, and by all codes as far as w reaches along them, in W+ with the layer of each code, from 0; and `warnings`, lines for people. Raises InputError when the method of the run gives no codes; why another one
-    gives none is said under its name in the JSON.
+    along each code, and by all codes as far as w reaches along them, in W+ with the layer of each code, from 0; and `warnings`,
+    lines for people. Raises InputError when the method of the run gives no codes; why another one gives none is said under its name in
+    the JSON.
     """
     mean = factorize_latent(torch.stack([sample.grams for sample in samples]).mean(0), run.codes)
     tensors: dict[str, Tensor] = {"mean_grams": mean.grams}
