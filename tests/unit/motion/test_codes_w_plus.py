@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -140,8 +139,7 @@ def test_combine(method: str) -> None:
 
 
 def test_a_generator_that_changes_nothing_is_refused() -> None:
-    zero: Callable[..., Tensor] = torch.zeros
     with pytest.raises(InputError, match="former frame is zero"):
-        factorize_latent(zero(2, LAYERS, W_DIM, W_DIM), settings().codes)
+        factorize_latent(torch.zeros(2, LAYERS, W_DIM, W_DIM), settings().codes)
     with pytest.raises(InputError, match="latter frame is not finite"):
         factorize_latent(torch.stack([EDIT, KEEP * math.nan]), settings().codes)
