@@ -6,7 +6,7 @@ Names, fixed once for the whole code (paper: Zhu et al., MotionVideoGAN, IEEE TM
 |------------------|------------------|------------------------------------------|
 | z                | `z`              | [n, z_dim]                               |
 | omega            | `w`              | [n, w_dim]; per layer `ws` [n, num_ws, w_dim] |
-| omega_b, omega_f | `codes.backward`, `codes.forward` | [num_codes, w_dim]; they edit the former, the latter frame |
+| omega_b, omega_f | `codes.backward`, `codes.forward` | [num_codes, w_dim or num_ws * w_dim]; they edit the former, the latter frame |
 | k                | `interval`       | frames between the two frames of a pair  |
 | M_t              | `coefficients`   | [n, num_codes]                           |
 | J, J^T J         | `jac`, `gram`    | [outputs, w_dim], [w_dim, w_dim]         |

@@ -171,6 +171,9 @@ class Codes:
     method: Literal["generalized", "nullspace", "official", "random"] = "generalized"
     """Generalised eigenproblem of the two Grams; null-space projection (eq. 8); the released code step by step (official), which takes
     the grey Grams of one latent, so give codes.grey and codes.source sample with it; or random directions, the paper's ablation."""
+    space: Literal["w", "w+"] = "w"
+    """Where a code acts: in all layers of the synthesis network (w), or in a single one (w+), by Grams of each layer. Then only the method
+    nullspace has them factorized, as that takes a factorization per layer, and official is not to be had."""
     source: Literal["mean", "sample"] = "mean"
     """Codes from the mean Gram of all latents, or from those of one latent alone: the first, or for official the last, as released."""
     epsilon: float = 0.03
@@ -393,8 +396,3 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> di
         elif a != b:
             found[where + key] = (a, b)
     return found
-
-
-def num_channels(network: Network, resolution: int) -> int:
-    """Feature channels of both networks at `resolution`."""
-    return min(network.channel_base // resolution, network.channel_max)

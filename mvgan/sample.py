@@ -13,6 +13,7 @@ from mvgan.motion.distribution import fit_distribution
 from mvgan.motion.walk import Hold, between, chunks, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
+from mvgan.nets.space import in_space_of
 from mvgan.storage.uri import Store, open_store
 from mvgan.train.export import damaged, exported_files, load_weights, read_json, read_tensors
 from mvgan.train.pairs import to_uint8
@@ -33,6 +34,8 @@ Maps = dict[int, Tensor]
 @dataclass(frozen=True)
 class Generator:
     """The exported networks of a run: pair generator, motion codes [2, num_codes, w_dim] and latent code generator.
+
+    Codes of W+ are [2, num_codes, num_ws * w_dim].
 
     A video is decided by two seeds: that of its content (z and the noise maps) and that of its motion (the LSTM's noise, eq. 9).
     """
@@ -59,8 +62,9 @@ class Generator:
         pairs = nets.Generator(run.network, run.resolution)
         load_weights(store, "generator.safetensors", pairs, files.get("generator.safetensors"))
         codes = read_tensors(store, "codes.safetensors", "backward", "forward", content=files.get("codes.safetensors"))
+        layers = pairs.synthesis.num_ws if run.codes.space == "w+" else 1
         for direction in ("backward", "forward"):
-            shape, expected = list(codes[direction].shape), [run.num_codes, run.network.w_dim]
+            shape, expected = list(codes[direction].shape), [run.num_codes, layers * run.network.w_dim]
             if shape != expected:
                 raise damaged(store, "codes.safetensors", f"{direction} is {shape}; by the settings it is {expected}")
         latent = LatentGenerator(run.network.w_dim, run.video.hidden, run.num_codes, run.video.residual)
@@ -125,7 +129,7 @@ class Generator:
         start, maps = self.content(seed, truncation, w)
         step = self.step_lengths[code] * self.codes[code]
         for part in torch.tensor(alphas, device=step.device, dtype=step.dtype).split(CHUNK):
-            yield to_uint8(self.pairs_at(start + part[:, None] * step, maps))
+            yield to_uint8(self.pairs_at(in_space_of(step, start) + part[:, None] * step, maps))
 
     @property
     def step_lengths(self) -> Tensor:
@@ -150,7 +154,10 @@ class Generator:
     def walk(
         self, w: Tensor, num_frames: int, motion_seed: int, first: Side, interpolate: int = 0, hold: Hold | None = None
     ) -> Iterator[tuple[Tensor, list[int]]]:
-        """The latents of a video that starts from w [w_dim], in pieces w [t, w_dim] of up to CHUNK frames, with the side each one shows."""
+        """The latents of a video that starts from w [w_dim], in pieces of up to CHUNK frames, with the side each one shows.
+
+        Pieces are w [t, w_dim], with codes of W+ [t, num_ws * w_dim].
+        """
         draw = torch.Generator().manual_seed(seed_of(motion_seed, "motion"))
 
         def noise(_: int) -> Tensor:
@@ -178,7 +185,7 @@ class Generator:
         return hold_of(self.latent, w, noise, self.codes, self.run.video.first, distribution)
 
     def pairs_at(self, ws: Tensor, maps: Maps) -> Tensor:
-        """The frame pairs of latents ws [t, w_dim] with the same noise maps: [t, 2, 3, h, w] around [-1, 1], in float32."""
+        """The frame pairs of latents ws [t, w_dim], or of W+, with the same noise maps: [t, 2, 3, h, w] around [-1, 1], in float32."""
         return self.pairs.synthesis(ws, functools.partial(_repeated, maps, len(ws)), torch.float32)
 
 

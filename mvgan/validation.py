@@ -55,6 +55,11 @@ def _check_codes(run: Run) -> None:
         raise InputError(
             "codes.method official is the released code, which takes the grey Grams of one latent; set codes.grey and codes.source sample"
         )
+    if codes.method == "official" and codes.space == "w+":
+        raise InputError(
+            "codes.space w+ is not to be had with codes.method official, as the released code knows codes of W alone; take codes.space w,"
+            " or codes.method generalized or nullspace"
+        )
     if isinstance(codes.rank, int) and not run.num_codes <= codes.rank <= room:
         raise InputError(
             f"codes.rank {codes.rank} is not between num_codes {run.num_codes}, which r_a must give, and {room}, above which r_b leaves no"

@@ -2,10 +2,12 @@
 
 "Edit" is the frame that a code shall change and "keep" the other one: backward codes edit the former frame (0) and keep the
 latter (1), forward codes the reverse. All codes are orthonormal rows [num_codes, w_dim], the best first, and every way that
-they could be useless (too few, one vector, without effect) is an InputError that names the setting to change.
+they could be useless (too few, one vector, without effect) is an InputError that names the setting to change. Codes of W+ are rows
+[num_codes, num_ws * w_dim] that act in one layer each (`mvgan.nets.space`), the best of all layers.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from mvgan.config import ANOTHER_NAME, InputError, RankRule
 from mvgan.motion.jacobian import Synthesize
 from mvgan.motion.rpca import LowRank, rank_by_energy
+from mvgan.nets.space import blocks, by_layer, in_layers, in_space_of, layers_of
 
 
 MIN_NORM = 1e-3
@@ -41,14 +44,17 @@ def nullspace_ranks(edit: LowRank, keep: LowRank, num_codes: int, energy: float,
     return min(edit.rank, most), min(keep.rank, most, room)
 
 
-def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int, rank_keep: int) -> Tensor:
+def nullspace_codes(edit: Sequence[LowRank], keep: Sequence[LowRank], num_codes: int, ranks: Sequence[tuple[int, int]]) -> Tensor:
     """Codes [num_codes, w_dim] of eq. 8: p = (I - V_B1 V_B1^T) v_a, float64.
 
-    v_a are the first `rank_edit` eigenvectors of the edited frame in their order, V_B1 the first `rank_keep` of the kept one.
-    Each p is made a unit vector orthogonal to the codes before it; one that vanishes in either step is passed over.
-    Raises InputError when fewer than `num_codes` are left, or when the kept frame has no low-rank part to avoid.
+    v_a are the first r_a eigenvectors of the edited frame in their order, V_B1 the first r_b of the kept one; `ranks` are r_a and r_b.
+    Each p is made a unit vector orthogonal to the codes before it; one that vanishes in either step is passed over. `edit`, `keep` and
+    `ranks` have one entry in W. In W+ they have one per layer, eigenvectors of all layers are taken by their eigenvalues, and a layer
+    whose kept frame has no low-rank part gives none. Raises InputError when fewer than `num_codes` are left, or when the kept frame has
+    no low-rank part to avoid.
     """
-    w_dim = len(edit.low_rank)
+    w_dim = len(edit[0].low_rank)
+    rank_edit, rank_keep = (sum(found) for found in zip(*ranks, strict=True))
     lam_hint = f"raise --codes.lam (towards 1/sqrt(w_dim) = {1 / math.sqrt(w_dim):.3g})"
     if rank_edit < num_codes:
         raise InputError(
@@ -59,19 +65,30 @@ def nullspace_codes(edit: LowRank, keep: LowRank, num_codes: int, rank_edit: int
         raise InputError(
             f"the kept frame has no low-rank part within the cap, so eq. 8 has nothing to avoid; lower --num-codes, or {lam_hint}"
         )
+    found = [_projected(*layer, num_codes) for layer in zip(edit, keep, ranks, strict=True)]
+    codes = _best([rows for rows, _ in found], [values for _, values in found], num_codes)
+    if len(codes) < num_codes:
+        raise InputError(
+            f"only {len(codes)} of {rank_edit} directions are left and differ after the projection of eq. 8 away from {rank_keep}"
+            f" directions of the kept frame, fewer than the {num_codes} codes asked for; lower --num-codes, --codes.energy or --codes.rank"
+        )
+    return _with_sign(codes)
+
+
+def _projected(edit: LowRank, keep: LowRank, ranks: tuple[int, int], most: int) -> tuple[Tensor, Tensor]:
+    """Up to `most` codes [m, w_dim] of eq. 8 in their order, and the size of the eigenvalue of each, [m]."""
+    rank_edit, rank_keep = ranks
     kept = keep.eigenvectors[:, :rank_keep]
-    codes = torch.zeros(0, w_dim, dtype=kept.dtype)
-    for vector in edit.eigenvectors[:, :rank_edit].T:
+    codes, numbers = kept.new_zeros(0, len(kept)), []
+    for number, vector in enumerate(edit.eigenvectors[:, : rank_edit if rank_keep else 0].T):
         code = _remainder(vector, kept.T)
         code = None if code is None else _remainder(code, torch.cat([kept.T, codes]))
         if code is not None:
             codes = torch.cat([codes, code[None]])
-        if len(codes) == num_codes:
-            return _with_sign(codes)
-    raise InputError(
-        f"only {len(codes)} of {rank_edit} directions are left and differ after the projection of eq. 8 away from {rank_keep} directions"
-        f" of the kept frame, fewer than the {num_codes} codes asked for; lower --num-codes, --codes.energy or --codes.rank"
-    )
+            numbers.append(number)
+        if len(codes) == most:
+            break
+    return codes, edit.eigenvalues[numbers].abs()
 
 
 def generalized_codes(gram_edit: Tensor, gram_keep: Tensor, spread: Tensor, num_codes: int, epsilon: float) -> Tensor:
@@ -82,29 +99,58 @@ def generalized_codes(gram_edit: Tensor, gram_keep: Tensor, spread: Tensor, num_
     with A = L^T gram_edit L and B = L^T gram_keep L. So the floor `epsilon` is the price of leaving the latent distribution: without
     it those directions win that hardly change either frame as far as w reaches. The codes L u are orthonormalised in their order: the
     span of the first m is that of the first m solutions, in which no direction has a lower quotient than the m-th.
-    Raises InputError when a code would edit nothing, and for an epsilon that is not positive.
+    Grams of layers [num_ws, w_dim, w_dim] give codes of W+ by the same problem: A, B and L then have a block per layer, and so each
+    solution is of one layer, while floor and order are over all. Raises InputError when a code would edit nothing, and for an
+    epsilon that is not positive.
     """
     if epsilon <= 0:
         raise InputError(f"codes.epsilon is {epsilon}; it must be positive, 0.03 is usual; change --codes.epsilon")
     gram_edit, gram_keep, spread = (x.cpu().double() for x in (gram_edit, gram_keep, spread))
-    if num_codes > len(gram_edit):
-        raise InputError(f"{num_codes} codes were asked for, but w has only {len(gram_edit)} dimensions; lower --num-codes")
-    edit, keep = spread.T @ gram_edit @ spread, spread.T @ gram_keep @ spread
-    factor, failed = torch.linalg.cholesky_ex(keep + epsilon * keep.trace() / len(keep) * torch.eye(len(keep), dtype=keep.dtype))
-    if failed:
-        raise InputError(f"the Gram of the kept frame is zero or not positive at epsilon {epsilon}; raise --codes.epsilon or --latents")
-    half = torch.linalg.solve_triangular(factor, edit, upper=False)
-    whitened = torch.linalg.solve_triangular(factor, half.mT, upper=False)
-    vectors = torch.linalg.eigh((whitened + whitened.mT) / 2).eigenvectors.flip(1)[:, :num_codes]
-    vectors = spread @ torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
-    vectors /= vectors.norm(dim=0)
-    require_effect(vectors.T, gram_edit)  # before they are mixed: a solution without effect would borrow that of the others
-    orthonormal, upper = torch.linalg.qr(vectors)
-    if float(upper.diagonal().abs().min()) < MIN_NORM**2:
-        raise InputError(f"some of the {num_codes} codes are one vector; lower --num-codes, or raise --codes.epsilon or --latents")
-    codes = _with_sign(orthonormal.T)
+    dims = gram_edit.shape[:-1].numel()
+    if num_codes > dims:
+        raise InputError(f"{num_codes} codes were asked for, but w has only {dims} dimensions; lower --num-codes")
+    edits, keeps = ([spread.T @ block @ spread for block in blocks(gram)] for gram in (gram_edit, gram_keep))
+    floor = epsilon * torch.stack([keep.trace() for keep in keeps]).sum() / dims
+    found = [_solutions(edit, keep, floor, num_codes) for edit, keep in zip(edits, keeps, strict=True)]
+    vectors = [spread @ solutions for solutions, _ in found]
+    codes = _best([(columns / columns.norm(dim=0)).T for columns in vectors], [values for _, values in found], num_codes)
+    require_effect(codes, gram_edit)  # before they are mixed: a solution without effect would borrow that of the others
+    codes = _with_sign(_orthonormal(codes, len(spread)))
     require_effect(codes, gram_edit)
     return codes
+
+
+def _solutions(edit: Tensor, keep: Tensor, floor: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Leading solutions of edit u = lambda (keep + floor I) u, matrices [w_dim, w_dim]: u [w_dim, most] and lambda [most], falling."""
+    factor, failed = torch.linalg.cholesky_ex(keep + floor * torch.eye(len(keep), dtype=keep.dtype))
+    if failed:
+        raise InputError("the Gram of the kept frame is zero or not positive at this epsilon; raise --codes.epsilon or --latents")
+    half = torch.linalg.solve_triangular(factor, edit, upper=False)
+    whitened = torch.linalg.solve_triangular(factor, half.mT, upper=False)
+    values, vectors = torch.linalg.eigh((whitened + whitened.mT) / 2)
+    return torch.linalg.solve_triangular(factor.mT, vectors.flip(1)[:, :most], upper=True), values.flip(0)[:most]
+
+
+def _best(rows: Sequence[Tensor], values: Sequence[Tensor], most: int) -> Tensor:
+    """Those of `rows` with the largest `values`, `most` at most: [m, w_dim], in W+ [m, num_ws * w_dim].
+
+    Both have an entry per layer, [number, w_dim] and [number], values falling; in W a single one, whose first rows are then taken.
+    """
+    layers = torch.cat([torch.full((len(some),), layer) for layer, some in enumerate(rows)])
+    order = torch.cat(list(values)).argsort(descending=True, stable=True)[:most]
+    return in_layers(torch.cat(list(rows))[order], layers[order], len(rows))
+
+
+def _orthonormal(codes: Tensor, w_dim: int) -> Tensor:
+    """Unit vectors made orthogonal in their order; each stays in its layer, as those of others are orthogonal to it."""
+    layers, found = layers_of(codes, w_dim), torch.zeros_like(codes)
+    for layer in layers.unique():
+        own = by_layer(codes, w_dim)[:, layer][layers == layer]
+        orthonormal, upper = torch.linalg.qr(own.T)
+        if float(upper.diagonal().abs().min()) < MIN_NORM**2:
+            raise InputError(f"some of the {len(codes)} codes are one vector; lower --num-codes, or raise --codes.epsilon or --latents")
+        by_layer(found, w_dim)[layers == layer, layer] = orthonormal.T
+    return found
 
 
 def random_codes(num_codes: int, w_dim: int, seed: int) -> Tensor:
@@ -114,10 +160,20 @@ def random_codes(num_codes: int, w_dim: int, seed: int) -> Tensor:
     return directions.T.contiguous()
 
 
+def random_layers(num_codes: int, gram_edit: Tensor, seed: int) -> Tensor:
+    """Random layers [num_codes] among those that change the edited frame; gram_edit: [num_ws, w_dim, w_dim], or in W [w_dim, w_dim]."""
+    traces = torch.stack([block.trace() for block in blocks(gram_edit)])
+    able = (traces > MIN_STRENGTH * traces.mean()).nonzero()[:, 0].cpu()
+    return able[torch.randint(len(able), (num_codes,), generator=torch.Generator().manual_seed(seed))]
+
+
 def strengths(codes: Tensor, gram: Tensor) -> Tensor:
-    """Mean squared change of a frame for a unit step along each code to first order, n^T J^T J n (eq. 5): [num_codes]."""
-    rows = codes.cpu().double()
-    return (rows @ gram.cpu().double() * rows).sum(1)
+    """Mean squared change of a frame for a unit step along each code to first order, n^T J^T J n (eq. 5): [num_codes].
+
+    Codes of W+ have Grams of layers [num_ws, w_dim, w_dim].
+    """
+    layers = zip(by_layer(codes.cpu().double(), gram.shape[-1]).unbind(1), blocks(gram.cpu().double()), strict=True)
+    return torch.stack([(rows @ block * rows).sum(1) for rows, block in layers]).sum(0)
 
 
 def reach(codes: Tensor, gram: Tensor, spread: Tensor) -> float:
@@ -125,16 +181,19 @@ def reach(codes: Tensor, gram: Tensor, spread: Tensor) -> float:
 
     Of w of covariance L L^T, L the `spread`, the part along the `codes` N [num_codes, w_dim] has the covariance
     (N (L L^T)^-1 N^T)^-1, given what is orthogonal to them: so it is the trace of that times N gram N^T.
+    In W+, with Grams of layers, the w of each layer is taken to vary by itself.
     """
-    rows, spread = codes.cpu().double(), spread.cpu().double()
-    white = torch.linalg.solve_triangular(spread, rows.T, upper=False)
-    along = torch.linalg.inv(white.T @ white)
-    return float((along * (rows @ gram.cpu().double() @ rows.T)).sum())
+    rows, spread = by_layer(codes.cpu().double(), len(spread)).unbind(1), spread.cpu().double()
+    white = [torch.linalg.solve_triangular(spread, own.T, upper=False) for own in rows]
+    along = torch.linalg.inv(torch.stack([own.T @ own for own in white]).sum(0))
+    changes = torch.stack([own @ block @ own.T for own, block in zip(rows, blocks(gram.cpu().double()), strict=True)]).sum(0)
+    return float((along * changes).sum())
 
 
 def require_effect(codes: Tensor, gram_edit: Tensor) -> None:
     """Raise InputError when a code does not change the frame that it shall edit."""
-    least = MIN_STRENGTH * float(gram_edit.trace()) / len(gram_edit)
+    traces = torch.stack([block.trace() for block in blocks(gram_edit)])
+    least = MIN_STRENGTH * float(traces.sum()) / gram_edit.shape[:-1].numel()
     weak = [i for i, strength in enumerate(strengths(codes, gram_edit).tolist()) if not strength > least]
     if weak:
         raise InputError(f"codes {weak} of {len(codes)} edit nothing; lower --num-codes, or raise --latents or --codes.epsilon")
@@ -169,12 +228,13 @@ def edit_ratios(synthesize: Synthesize, w: Tensor, codes: Tensor, edited: int, t
 
 @torch.no_grad()
 def equal_edits(synthesize: Synthesize, w: Tensor, codes: Tensor, edited: int, target_mse: float = 3e-4, batch: int = 32) -> Edits:
-    """Scale each of `codes` [num_codes, w_dim] at each of `w` [n, w_dim] until frame `edited` changes by `target_mse`.
+    """Scale each of `codes` [num_codes, w_dim], or of W+, at each of `w` [n, w_dim] until frame `edited` changes by `target_mse`.
 
     The mean squared difference is that of frames as `synthesize` gives them ([-1, 1], not clamped). It grows about with the
     square of the step, so a step is corrected by the square root of what is missing, kept within the bracket known so far.
     `batch` pairs are synthesized at once. Raises InputError when a code does not reach the target at any strength.
     """
+    w = in_space_of(codes, w)
     base = torch.cat([synthesize(w[i : i + batch]) for i in range(0, len(w), batch)])
     shape = (len(codes), len(w))
     code_of, latent_of = (index.flatten() for index in torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij"))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, InputError
+from mvgan.nets.space import in_space_of
 
 
 FITTED = 8192
@@ -17,6 +18,7 @@ FITTED = 8192
 class LatentDistribution:
     """Where the mapping network puts w: mean and covariance, shrunk towards a multiple of the identity, and a quantile of distances.
 
+    A latent of W+ [..., num_ws * w_dim] is measured layer by layer: its squared distance is the mean of those of its layers' w.
     Source of the shrinkage: Ledoit & Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices, Sec. 3.
     """
 
@@ -49,13 +51,19 @@ class LatentDistribution:
         return cls(mean, factor, shrinkage, fitted.distance(held_out))
 
     def white(self, x: Tensor) -> Tensor:
-        """Differences of w [..., w_dim] in units in which mapped w vary alike in all directions, by 1 / sqrt(w_dim): float64."""
+        """Differences of w [..., w_dim] in units in which mapped w vary alike in all directions, by 1 / sqrt(w_dim): float64.
+
+        Of W+ [..., num_ws * w_dim] those of each layer, by 1 / sqrt(num_ws * w_dim).
+        """
         rows = x.double().cpu().reshape(-1, len(self.mean))
-        return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.reshape(x.shape) / len(self.mean) ** 0.5
+        return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.reshape(x.shape) / x.shape[-1] ** 0.5
 
     def distance(self, w: Tensor) -> Tensor:
         """Mahalanobis distance of w [..., w_dim] over sqrt(w_dim), so about 1 for mapped w: float64 [...]."""
-        return self.white(w.double().cpu() - self.mean).norm(dim=-1)
+        return self.white(self._off_mean(w)).norm(dim=-1)
+
+    def _off_mean(self, w: Tensor) -> Tensor:
+        return w.double().cpu() - in_space_of(w, self.mean)
 
     def quantile(self, share: float) -> float:
         """The distance below which that share of held-out w lie."""
@@ -63,7 +71,7 @@ class LatentDistribution:
 
     def drawn_in(self, w: Tensor, towards: Tensor, most: float) -> Tensor:
         """`w` [n, w_dim], those that are farther than `most` drawn straight to that distance; `towards` [n, w_dim] is nearer than that."""
-        a, u = self.white(towards.double().cpu() - self.mean), self.white(w.double().cpu() - towards.double().cpu())
+        a, u = self.white(self._off_mean(towards)), self.white(w.double().cpu() - towards.double().cpu())
         # |a + s u|^2 = most^2 for s in [0, 1].
         uu, au, room = u.square().sum(-1), (a * u).sum(-1), most**2 - a.square().sum(-1)
         share = ((au.square() + uu * room).sqrt() - au) / uu

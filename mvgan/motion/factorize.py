@@ -1,5 +1,6 @@
 """Stage 2 as plain functions: factorize one latent, then combine all of them into codes.safetensors and codes.json."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,18 @@ from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, Codes, InputError, Run
 from mvgan.motion import official
-from mvgan.motion.codes import generalized_codes, nullspace_codes, nullspace_ranks, random_codes, reach, require_effect, strengths
+from mvgan.motion.codes import (
+    generalized_codes,
+    nullspace_codes,
+    nullspace_ranks,
+    random_codes,
+    random_layers,
+    reach,
+    require_effect,
+    strengths,
+)
 from mvgan.motion.rpca import LowRank, robust_pca
+from mvgan.nets.space import blocks, in_layers, layers_of
 
 
 FRAMES = ("former", "latter")
@@ -18,7 +29,10 @@ DIRECTIONS = {"backward": 0, "forward": 1}
 """Which frame the codes of a direction edit (eq. 2)."""
 
 METHODS = ("generalized", "nullspace", "official", "random")
-"""Every way to codes. Each run takes all to compare them, but for `official`, which takes minutes and is found when asked for."""
+"""Every way to codes. Each run takes all to compare them, but for those ON_REQUEST."""
+
+ON_REQUEST = {"w": {"official"}, "w+": {"official", "nullspace"}}
+"""Methods that are taken only where a run asks for them, as they take minutes: in W+ eq. 8 needs the factorizations of each layer."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +40,18 @@ class Sample:
     """What one latent gives: its Grams and their factorizations, former frame first."""
 
     grams: Tensor
-    """float64 [2, w_dim, w_dim] on the CPU."""
-    factors: tuple[LowRank, LowRank]
+    """float64 [2, w_dim, w_dim] on the CPU, in W+ of each layer [2, num_ws, w_dim, w_dim]."""
+    factors: tuple[tuple[LowRank, ...], tuple[LowRank, ...]]
+    """One in W, one per layer in W+; none where they are not needed."""
+
+
+def needs_factors(codes: Codes) -> bool:
+    """Whether Grams are factorized: always in W, in W+ for the method nullspace alone, as there are as many as layers."""
+    return codes.space == "w" or codes.method == "nullspace"
 
 
 def factorize_latent(grams: Tensor, codes: Codes) -> Sample:
-    """Low-rank factorization of the Grams [2, w_dim, w_dim] of one latent, or of their mean over latents.
+    """Low-rank factorization of the Grams [2, w_dim, w_dim] of one latent, or of their mean over latents; in W+ of each layer's.
 
     Raises InputError when a Gram is zero or not finite, which a generator that has diverged gives.
     """
@@ -42,8 +62,15 @@ def factorize_latent(grams: Tensor, codes: Codes) -> Sample:
                 f"the Gram matrix of the {frame} frame is {'zero' if gram.isfinite().all() else 'not finite'}: the generator of stage 1"
                 f" has diverged or collapsed; take another commit by --codes.select best, or train stage 1 again {ANOTHER_NAME}"
             )
-    former, latter = (robust_pca(gram, codes.lam, codes.max_iterations, codes.tolerance) for gram in grams)
+    former, latter = (tuple(_low_rank(block, codes) for block in blocks(gram)) if needs_factors(codes) else () for gram in grams)
     return Sample(grams, (former, latter))
+
+
+def _low_rank(gram: Tensor, codes: Codes) -> LowRank:
+    """Its factorization; that of a layer which changes nothing has a low-rank part of rank 0."""
+    if not gram.any():
+        return LowRank(gram, gram, gram.new_zeros(0), gram.new_zeros(len(gram), 0), 0, 0, 0.0, 0.0, True)
+    return robust_pca(gram, codes.lam, codes.max_iterations, codes.tolerance)
 
 
 def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,11 +78,12 @@ def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[s
 
     spread: lower triangular factor of their covariance, float64 [w_dim, w_dim] (`LatentDistribution.factor`).
     Returns the tensors of codes.safetensors: `backward` and `forward` float32 [num_codes, w_dim] by the method of the run,
-    those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim];
-    and the content of codes.json: per latent and for the mean the spectra, ranks, iterations and residuals; per method and
-    direction the first-order change of both frames (eq. 5) by a unit step along each code, and by all codes as far as w reaches
-    along them; and `warnings`, lines for people. Raises InputError when the method of the run gives no codes; why another one
-    gives none is said under its name in the JSON.
+    those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim],
+    in W+ [num_codes, num_ws * w_dim] and [2, num_ws, w_dim, w_dim]; and the content of codes.json: per latent and for the mean the
+    spectra, ranks, iterations and residuals; per method and direction the first-order change of both frames (eq. 5) by a unit step
+    along each code, and by all codes as far as w reaches along them, in W+ with the layer of each code, from 0; and `warnings`,
+    lines for people. Raises InputError when the method of the run gives no codes; why another one gives none is said under its name in
+    the JSON.
     """
     mean = factorize_latent(torch.stack([sample.grams for sample in samples]).mean(0), run.codes)
     tensors: dict[str, Tensor] = {"mean_grams": mean.grams}
@@ -67,7 +95,7 @@ def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[s
         "mean": _describe(mean),
     }
     for method in METHODS:
-        if method == "official" and method != run.codes.method:
+        if method != run.codes.method and method in ON_REQUEST[run.codes.space]:
             continue
         one = samples[-1] if method == "official" else samples[0]
         try:
@@ -97,17 +125,21 @@ def _codes(source: Sample, spread: Tensor, method: str, run: Run) -> tuple[dict[
         if method == "generalized":
             codes = generalized_codes(gram_edit, gram_keep, spread, run.num_codes, run.codes.epsilon)
         elif method == "nullspace":
-            factor_edit, factor_keep = source.factors[edit], source.factors[1 - edit]
-            ranks = nullspace_ranks(factor_edit, factor_keep, run.num_codes, run.codes.energy, run.codes.rank)
-            codes = nullspace_codes(factor_edit, factor_keep, run.num_codes, *ranks)
-            notes = dict(zip(("rank_edit", "rank_keep"), ranks, strict=True))
+            factors = source.factors[edit], source.factors[1 - edit]
+            ranks = [nullspace_ranks(*layer, run.num_codes, run.codes.energy, run.codes.rank) for layer in zip(*factors, strict=True)]
+            codes = nullspace_codes(*factors, run.num_codes, ranks)
+            notes = dict(zip(("rank_edit", "rank_keep"), map(sum, zip(*ranks, strict=True)), strict=True))
         elif method == "official":
             codes = official.official_codes(released[edit], released[1 - edit], run.num_codes)
             notes = official.describe(released[edit], released[1 - edit])
         else:
             # Other codes each way: the same ones would let every second step undo the one before.
-            codes = random_codes(run.num_codes, len(gram_edit), (2 * run.seed + edit) % 2**63)
+            seed = (2 * run.seed + edit) % 2**63
+            codes = random_codes(run.num_codes, len(spread), seed)
+            codes = in_layers(codes, random_layers(run.num_codes, gram_edit, seed), len(blocks(gram_edit)))
         require_effect(codes, gram_edit)
+        if run.codes.space == "w+":
+            notes["layers"] = layers_of(codes, len(spread)).tolist()
         found[direction] = codes
         about[direction] = notes | {
             name: {"by_code": strengths(codes, gram).tolist(), "within_reach": reach(codes, gram, spread)}
@@ -117,29 +149,35 @@ def _codes(source: Sample, spread: Tensor, method: str, run: Run) -> tuple[dict[
 
 
 def _describe(sample: Sample) -> dict[str, Any]:
-    """Spectra, largest first, and how the factorization ended, of both frames."""
+    """Spectra, largest first, and how the factorization ended, of both frames: in W+ of all layers together, as of one matrix of blocks."""
     return {
-        frame: {
-            "spectrum": torch.linalg.eigvalsh(gram).flip(0).tolist(),
-            "low_rank_spectrum": factor.eigenvalues.tolist(),
-            "rank": factor.rank,
-            "sparse_share": float(factor.sparse.norm() / gram.norm()),
-            "iterations": factor.iterations,
-            "primal": factor.primal,
-            "dual": factor.dual,
-            "converged": factor.converged,
-        }
-        for frame, gram, factor in zip(FRAMES, sample.grams, sample.factors, strict=True)
+        frame: {"spectrum": torch.linalg.eigvalsh(gram).flatten().sort(descending=True).values.tolist()}
+        | (_ended(factors, gram) if factors else {})
+        for frame, gram, factors in zip(FRAMES, sample.grams, sample.factors, strict=True)
+    }
+
+
+def _ended(factors: Sequence[LowRank], gram: Tensor) -> dict[str, Any]:
+    eigenvalues = torch.cat([factor.eigenvalues for factor in factors])
+    return {
+        "low_rank_spectrum": eigenvalues[eigenvalues.abs().argsort(descending=True, stable=True)].tolist(),
+        "rank": sum(factor.rank for factor in factors),
+        "sparse_share": math.hypot(*(float(factor.sparse.norm()) for factor in factors)) / float(gram.norm()),
+        "iterations": max(factor.iterations for factor in factors),
+        "primal": max(factor.primal for factor in factors),
+        "dual": max(factor.dual for factor in factors),
+        "converged": all(factor.converged for factor in factors),
     }
 
 
 def _unconverged(samples: Sequence[Sample], summary: dict[str, Any], codes: Codes) -> list[str]:
     """Lines on factorizations that did not converge."""
     lines = []
-    if open_ends := [factor for sample in samples for factor in sample.factors if not factor.converged]:
+    factors = [factor for sample in samples for layers in sample.factors for factor in layers]
+    if open_ends := [factor for factor in factors if not factor.converged]:
         worst = max(max(factor.primal, factor.dual) for factor in open_ends)
         lines.append(
-            f"{len(open_ends)} of {2 * len(samples)} low-rank factorizations did not converge in {codes.max_iterations} iterations"
+            f"{len(open_ends)} of {len(factors)} low-rank factorizations did not converge in {codes.max_iterations} iterations"
             f" (worst residual {worst:.1e}); raise --codes.max-iterations"
         )
     if codes.method == "official" and not summary["official"]["backward"]["converged"]:

@@ -4,7 +4,8 @@ Plain (eq. 10): w_t+1 = w_t + M_t codes. Steps add up, so that w leaves what the
 Held: u_t+1 = (1 - pull) u_t + (M_t - M) codes, and w_t = a + u_t. The anchor a is w_0, where that is farther than most brought in; M is
 the mean coefficient of L_omega in the long run, without which even a held walk would come to rest at one side; `pull` is the least at
 which walks stay within a distance of the latent distribution, and what goes beyond all the same is drawn back to the anchor. As the
-coefficients come from noise and not from w, holding changes none of them.
+coefficients come from noise and not from w, holding changes none of them. With codes of W+ walks are of W+, [..., num_ws * w_dim] for
+[..., w_dim], and begin with w_0 in all layers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor
 from mvgan.config import ANOTHER_NAME, InputError
 from mvgan.motion.distribution import LatentDistribution
 from mvgan.nets.latent import FORMER, LatentGenerator, Side, shown_sides
+from mvgan.nets.space import in_space_of
 
 
 ANCHOR, INNER = 0.5, 0.95
@@ -65,7 +67,7 @@ def chunks(
 
 def held_walk(latent: LatentGenerator, anchor: Tensor, w: Tensor, coefficients: Tensor, codes: Tensor, first: Side, hold: Hold) -> Tensor:
     """As `LatentGenerator.walk` from w [n, w_dim] by `coefficients` [n, steps, num_codes], held near `anchor` [n, w_dim]."""
-    most, ws = hold.distribution.quantile(INNER), [w]
+    anchor, most, ws = in_space_of(codes, anchor), hold.distribution.quantile(INNER), [in_space_of(codes, w)]
     for u in _deviations(latent, coefficients, codes, first, hold.mean):
         ws.append(hold.distribution.drawn_in(anchor + (1 - hold.pull) * (ws[-1] - anchor) + u, anchor, most))
     return torch.stack(ws, dim=1)
@@ -109,11 +111,11 @@ def hold_of(latent: LatentGenerator, w: Tensor, noise: Tensor, codes: Tensor, fi
             f" and --video.init-std 0.2 {ANOTHER_NAME}, or leave the hold away"
         )
     most, free = distribution.quantile(INNER), Hold(0.0, mean, distribution)
-    anchor = free.anchor(w)
+    anchor = in_space_of(codes, free.anchor(w))
     steps = _deviations(latent, coefficients, codes, first, mean)
 
     def beyond(pull: float) -> float:
-        u, count = torch.zeros_like(w), 0.0
+        u, count = torch.zeros_like(anchor), 0.0
         for step in steps:
             u = (1 - pull) * u + step
             count += float((distribution.distance(anchor + u) > most).double().mean())

@@ -6,9 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from mvgan.config import Network, num_channels
+from mvgan.config import Network
 from mvgan.nets.generator import block_dtype
-from mvgan.nets.ops import GAIN, Conv2d, Linear, leaky_relu
+from mvgan.nets.ops import GAIN, Conv2d, Linear, leaky_relu, num_channels
 
 
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:

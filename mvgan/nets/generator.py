@@ -1,15 +1,16 @@
 """MotionStyleGAN's generator: StyleGAN2 whose image is a frame pair of 2 x 3 channels (paper Sec. III-A); or a single frame."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from mvgan.config import Network, num_channels
+from mvgan.config import Network
 from mvgan.nets.fir import upsample
-from mvgan.nets.ops import GAIN, Linear, bounded, leaky_relu, modulated_conv2d, normalize_second_moment
+from mvgan.nets.ops import GAIN, Linear, bounded, leaky_relu, modulated_conv2d, normalize_second_moment, num_channels
+from mvgan.nets.space import by_layer
 
 
 Noise = Callable[[int, int], Tensor]
@@ -103,7 +104,7 @@ class SynthesisBlock(nn.Module):
         self.to_frames = ToFrames(channels, num_colours, network.w_dim)
 
     def forward(
-        self, x: Tensor | None, frames: Tensor | None, ws: list[Tensor], noise: Noise | None, dtype: torch.dtype | None
+        self, x: Tensor | None, frames: Tensor | None, ws: Sequence[Tensor], noise: Noise | None, dtype: torch.dtype | None
     ) -> tuple[Tensor, Tensor]:
         """Features x and summed frames of the block before -> those of this block. ws: one w per layer."""
         dtype = dtype or self.dtype
@@ -139,17 +140,22 @@ class Synthesis(nn.Module):
         return {layer.index: layer.resolution for layer in layers if layer.noise_strength is not None}
 
     def forward(self, ws: Tensor, noise: Noise | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """ws [n, num_ws, w_dim], or w [n, w_dim] for all layers -> frames [n, num_frames, 3, res, res] around [-1, 1].
+        """ws [n, num_ws, w_dim], or flat [n, num_ws * w_dim], or w [n, w_dim] for all layers -> frames [n, num_frames, 3, res, res].
 
-        noise: maps per layer; None takes the fixed ones. dtype: precision of all blocks; None takes that of training.
+        Frames are around [-1, 1]. noise: maps per layer; None takes the fixed ones. dtype: precision of all blocks; None takes that of
+        training.
         """
         if ws.ndim == 2:
-            ws = ws[:, None].expand(-1, self.num_ws, -1)
+            ws = by_layer(ws, self.w_dim).expand(-1, self.num_ws, -1)
+        return self.from_layers(ws.unbind(1), noise, dtype)
+
+    def from_layers(self, ws: Sequence[Tensor], noise: Noise | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """As `forward`, of one w [n, w_dim] per layer. A tangent of one of them is carried only from its layer on."""
         x = frames = None
         layer = 0
         for block, num_conv in zip(self.blocks, self.num_conv, strict=True):
             # The last w of a block drives its ToFrames and the first convolution of the next block.
-            x, frames = block(x, frames, list(ws[:, layer : layer + num_conv + 1].unbind(1)), noise, dtype)
+            x, frames = block(x, frames, ws[layer : layer + num_conv + 1], noise, dtype)
             layer += num_conv
         assert frames is not None
         return frames.reshape(-1, self.num_frames, 3, self.resolution, self.resolution)

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mvgan.nets.space import in_space_of
+
 
 Side = Literal["former", "latter"]
 State = tuple[Tensor, Tensor]
@@ -52,7 +54,7 @@ class LatentGenerator(nn.Module):
 
         w: w_0 [n, w_dim]. noise: N(0, 1) [n, num_frames - 1, w_dim]. codes: [2, num_codes, w_dim], backward codes
         (they edit the former frame) and forward codes. Returns w_0 ... w_(num_frames-1) [n, num_frames, w_dim]:
-        step t edits the side that frame t shows.
+        step t edits the side that frame t shows. Codes of W+ [2, num_codes, num_ws * w_dim] give a walk through W+.
         """
         coefficients, _ = self.steer(noise, self.encoder(w))
         return self.walk(w, coefficients, codes, first)
@@ -69,9 +71,12 @@ class LatentGenerator(nn.Module):
         return torch.stack(found, dim=1), state
 
     def walk(self, w: Tensor, coefficients: Tensor, codes: Tensor, first: Side) -> Tensor:
-        """w_0 ... w_steps [n, steps + 1, w_dim] by eq. 10, from w [n, w_dim] and `coefficients` [n, steps, num_codes]."""
+        """w_0 ... w_steps [n, steps + 1, w_dim] by eq. 10, from w [n, w_dim] and `coefficients` [n, steps, num_codes].
+
+        With codes of W+ these are of W+; w may be too.
+        """
         sides, codes = shown_sides(coefficients.shape[1] + 1, first), codes * self.scale[:, :, None]
-        ws = [w]
+        ws = [in_space_of(codes, w)]
         for t, coefficient in enumerate(coefficients.unbind(1), start=1):
             ws.append(ws[-1] + self.residual * coefficient @ codes[sides[t]])
         return torch.stack(ws, dim=1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvgan.config import Network
 from mvgan.nets.fir import downsample, low_pass
 
 
@@ -18,6 +19,11 @@ GAIN = math.sqrt(2)
 
 CLAMP = 256.0
 """Bound on activations in fp16, whose numbers end at 65504 (StyleGAN2-ADA's conv_clamp)."""
+
+
+def num_channels(network: Network, resolution: int) -> int:
+    """Feature channels of generator and discriminator at `resolution`."""
+    return min(network.channel_base // resolution, network.channel_max)
 
 
 def bounded(x: Tensor) -> Tensor:

@@ -163,6 +163,8 @@ def _code_rows(facts: Facts) -> list[tuple[object, object]]:
     rows: list[tuple[object, object]] = []
     for frame in ("former", "latter"):
         about = facts.codes["mean"][frame]
+        if "rank" not in about:  # W+, by a method that needs no factorization
+            continue
         ended = "converged" if about["converged"] else "did not converge"
         rows.append(
             (
@@ -171,9 +173,12 @@ def _code_rows(facts: Facts) -> list[tuple[object, object]]:
             )
         )
     for direction in ("backward", "forward"):
-        notes = facts.codes["nullspace"].get(direction)
+        notes = facts.codes.get("nullspace", {}).get(direction)
         if notes is not None:
             rows.append((f"eq. 8, {direction}", f"r_a = {notes['rank_edit']}, r_b = {notes['rank_keep']}"))
+        layers = facts.codes[facts.codes["method"]][direction].get("layers")
+        if layers is not None:
+            rows.append((f"layer of each {direction} code, from 0", _joined(layers)))
     return rows
 
 

@@ -16,6 +16,7 @@ from mvgan.media import encode_png, encode_video, grid, upscale
 from mvgan.motion.codes import equal_edits
 from mvgan.motion.factorize import DIRECTIONS, FRAMES
 from mvgan.nets import generator as nets
+from mvgan.nets.space import in_space_of
 from mvgan.report.collect import real_clips
 from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
@@ -107,7 +108,7 @@ def code_pictures(folder: RunFolder, codes: dict[str, Tensor]) -> tuple[list[Cod
 def _code_picture(generator: nets.Generator, w: Tensor, base: Tensor, code: Tensor, edited: int) -> bytes:
     """PNG: a row per latent, for the former and then the latter frame: before, after, and their amplified difference."""
     edits = equal_edits(functools.partial(synthesize, generator), w, code[None], edited, VISIBLE_MSE)
-    after = synthesize(generator, w + edits.alpha[0].to(w)[:, None] * code)
+    after = synthesize(generator, in_space_of(code, w) + edits.alpha[0].to(w)[:, None] * code)
     before, after = base.clamp(-1, 1), after.clamp(-1, 1)
     # A difference of [-1, 1] frames is up to 2 wide; 0 is shown as black.
     difference = (AMPLIFY * (after - before).abs() / 2).clamp(0, 1) * 2 - 1

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from mvgan.config import Run, num_channels
+from mvgan.config import Run
 from mvgan.metrics.features import full_precision
 from mvgan.motion.distribution import fit_distribution
 from mvgan.motion.evaluate import EDIT_LATENTS, method_ratios
 from mvgan.motion.factorize import DIRECTIONS, METHODS, Sample, combine, factorize_latent
 from mvgan.motion.jacobian import pair_grams
 from mvgan.nets.generator import Generator
+from mvgan.nets.ops import num_channels
 from mvgan.storage.run import RunFolder
 from mvgan.train.export import WEIGHTS
 from mvgan.train.kept import Kept
@@ -57,12 +58,29 @@ def latents(generator: Generator, run: Run, purpose: str, index: int, count: int
 
 
 def synthesize(generator: Generator, w: Tensor) -> Tensor:
-    """w [n, w_dim] -> frames [n, 2, 3, h, w] with fixed noise in float32 (or in float64 of such a generator), on a GPU without TF32.
+    """w [n, w_dim], or of W+, -> frames [n, 2, 3, h, w] with fixed noise in float32 (float64 of such a generator), on a GPU without TF32.
 
     bf16 errs by 7 to 9 % in a Jacobian.
     """
     with full_precision():
         return generator.synthesis(w, None, w.dtype)
+
+
+def in_layer(generator: Generator, w: Tensor, layer: int, own: Tensor) -> Tensor:
+    """As `synthesize` of w [w_dim], but for the layer `layer`, from 0, which alone has the w `own` [n, w_dim]."""
+    ws = [w.expand_as(own)] * generator.synthesis.num_ws
+    ws[layer] = own
+    with full_precision():
+        return generator.synthesis.from_layers(ws, None, w.dtype)
+
+
+def grams_at(generator: Generator, w: Tensor, run: Run) -> Tensor:
+    """The Grams of both frames at w [w_dim]: float64 [2, w_dim, w_dim], in W+ by the w of each layer alone [2, num_ws, w_dim, w_dim]."""
+    grams = functools.partial(pair_grams, w=w, chunk=chunk_of(run, w.device), grey=run.codes.grey)
+    if run.codes.space == "w":
+        return grams(functools.partial(synthesize, generator))
+    layers = range(generator.synthesis.num_ws)
+    return torch.stack([grams(functools.partial(in_layer, generator, w, layer)) for layer in layers], dim=1)
 
 
 def chunk_of(run: Run, device: torch.device) -> int:
@@ -84,8 +102,7 @@ def factorize(folder: RunFolder, index: int, device: torch.device) -> Factorized
 
     def grams() -> Tensor:
         generator = load_generator(folder, weights).to(device)
-        w = latents(generator, folder.run, "codes", index, 1)[0]
-        return pair_grams(functools.partial(synthesize, generator), w, chunk=chunk_of(folder.run, device), grey=config.grey)
+        return grams_at(generator, latents(generator, folder.run, "codes", index, 1)[0], folder.run)
 
     found = kept.grams(grams)
     sample = kept.sample(found, lambda: factorize_latent(found, config))
@@ -106,14 +123,14 @@ def find(folder: RunFolder, device: torch.device) -> tuple[dict[str, Tensor], di
 
 
 def to_measure(tensors: dict[str, Tensor]) -> dict[Measure, Tensor]:
-    """The codes [num_codes, w_dim] whose edits are measured: those of all methods that stage 2 found in `tensors`."""
+    """The codes [num_codes, w_dim], or of W+, whose edits are measured: those of all methods that stage 2 found in `tensors`."""
     found = {(method, direction): tensors.get(f"{method}_{direction}") for method in METHODS for direction in DIRECTIONS}
     return {measure: codes for measure, codes in found.items() if codes is not None}
 
 
 @torch.no_grad()
 def measure(folder: RunFolder, codes: Tensor, direction: str, device: torch.device) -> dict[str, Any]:
-    """Edit ratios of `codes` [num_codes, w_dim] over latents that no code was found at, with their median and worst."""
+    """Edit ratios of `codes` [num_codes, w_dim], or of W+, over latents that no code was found at, with their median and worst."""
     generator = load_generator(folder).to(device)
     w = latents(generator, folder.run, "edits", 0, EDIT_LATENTS)
     return method_ratios(functools.partial(synthesize, generator), w, codes, direction)

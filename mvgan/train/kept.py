@@ -2,8 +2,8 @@
 
 Below the run's folder, in `codes/kept/`, each a sealed file of safetensors (`mvgan.storage.sealed`):
 
-- `<latent>-<key>.grams`: both Grams.
-- `<latent>-<key>.factors`: their factorizations.
+- `<latent>-<key>.grams`: both Grams, in W+ those of each layer.
+- `<latent>-<key>.factors`: their factorizations, where there are any.
 
 A key is a hash of all that the content follows from, so that what is found is never of other weights or settings, whoever
 wrote it: a driver that was thought dead can only write what the one in its place would. Two things change no more than
@@ -23,8 +23,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mvgan.config import to_dict
-from mvgan.motion.factorize import FRAMES, Sample
+from mvgan.motion.factorize import FRAMES, Sample, needs_factors
 from mvgan.motion.rpca import LowRank
+from mvgan.nets.space import blocks
 from mvgan.storage.commit import Damaged
 from mvgan.storage.run import RunFolder
 from mvgan.storage.sealed import read_sealed, write_sealed
@@ -36,7 +37,7 @@ FOLDER = "codes/kept"
 FORMAT = 1
 """Counted up when Grams or factorizations are computed otherwise, so that older ones are not taken for the same."""
 
-GRAM_SETTINGS = ("grey",)
+GRAM_SETTINGS = ("grey", "space")
 """Fields of `Codes` that shape a Gram."""
 
 FACTOR_SETTINGS = ("lam", "max_iterations", "tolerance")
@@ -65,6 +66,7 @@ class Kept:
             "device": device.type,
             **{name: codes[name] for name in GRAM_SETTINGS},
         }
+        self._needs_factors = needs_factors(run.codes)
         self._factors = {**self._gram, **{name: codes[name] for name in FACTOR_SETTINGS}}
         self.made = 0
         """How many files were not there and had to be made."""
@@ -72,13 +74,15 @@ class Kept:
         """Lines on files that were damaged."""
 
     def grams(self, compute: Callable[[], Tensor]) -> Tensor:
-        """The Grams as kept, or as `compute` gives them, then kept: float64 [2, w_dim, w_dim] on the CPU."""
+        """The Grams as kept, or as `compute` gives them, then kept: float64 [2, w_dim, w_dim], or of W+, on the CPU."""
         return self._once("grams", self._gram, lambda: {"grams": compute()})["grams"]
 
     def sample(self, grams: Tensor, compute: Callable[[], Sample]) -> Sample:
         """`grams` and their factorizations as kept, or as `compute` gives them, then kept."""
+        if not self._needs_factors:
+            return compute()
         tensors = self._once("factors", self._factors, lambda: _pack(compute()))
-        former, latter = (_unpack(tensors, frame) for frame in FRAMES)
+        former, latter = (tuple(_unpack(tensors, frame, layer) for layer in range(len(blocks(grams[0])))) for frame in FRAMES)
         return Sample(grams, (former, latter))
 
     def _once(self, kind: str, about: dict[str, Any], compute: Callable[[], Tensors]) -> Tensors:
@@ -109,18 +113,20 @@ def forget(store: Store) -> None:
 
 
 def _pack(sample: Sample) -> Tensors:
-    """The factorizations of both frames as tensors, their single numbers as ones of no dimension."""
+    """The factorizations of both frames, by layer, as tensors, their single numbers as ones of no dimension."""
     found = {}
-    for frame, factor in zip(FRAMES, sample.factors, strict=True):
-        for field in dataclasses.fields(factor):
-            value = getattr(factor, field.name)
-            found[f"{frame}.{field.name}"] = value if isinstance(value, Tensor) else torch.tensor(value, dtype=NUMBERS[type(value)])
+    for frame, factors in zip(FRAMES, sample.factors, strict=True):
+        for layer, factor in enumerate(factors):
+            for field in dataclasses.fields(factor):
+                value = getattr(factor, field.name)
+                tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=NUMBERS[type(value)])
+                found[f"{frame}.{layer}.{field.name}"] = tensor
     return found
 
 
-def _unpack(tensors: Tensors, frame: str) -> LowRank:
+def _unpack(tensors: Tensors, frame: str, layer: int) -> LowRank:
     fields: dict[str, Any] = {}
     for name, kind in typing.get_type_hints(LowRank).items():
-        tensor = tensors[f"{frame}.{name}"]
+        tensor = tensors[f"{frame}.{layer}.{name}"]
         fields[name] = tensor if kind is Tensor else tensor.item()
     return LowRank(**fields)

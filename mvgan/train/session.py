@@ -216,9 +216,9 @@ def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device
 
 
 def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int = 16) -> Tensor:
-    """Length of a step along each of `codes` [2, num_codes, w_dim] that changes its frame as much as time does: [2, num_codes].
+    """Length of a step along each of `codes` [2, num_codes, w_dim], or of W+, that changes its frame as much as time does: [2, num_codes].
 
-    To first order a step a along code n changes its frame by a^2 n^T J^T J n (eq. 5), with the mean Grams [2, w_dim, w_dim].
+    To first order a step a along code n changes its frame by a^2 n^T J^T J n (eq. 5), with the mean Grams [2, w_dim, w_dim], or of W+.
     Time changes the frames that one side shows in turn, two strides apart, by the mean square measured on real clips.
     """
     shards = ShardSet.open(folder.data, verify=False)

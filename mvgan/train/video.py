@@ -12,6 +12,7 @@ from mvgan.config import Run
 from mvgan.losses import discriminator_log, generator_log, gradient_penalty, ralsgan
 from mvgan.nets.generator import Generator, Noise
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
+from mvgan.nets.space import by_layer
 from mvgan.nets.video_discriminator import ImageDiscriminator, VideoDiscriminator, with_first_frame, with_reverse
 from mvgan.train.guard import Guard
 from mvgan.train.pairs import to_range
@@ -26,13 +27,13 @@ CPU_ROWS = 8
 def render(
     generator: Generator, ws: Tensor, first: Side, noise: Noise | None, dtype: torch.dtype | None = None, at_once: int = 0
 ) -> Tensor:
-    """Frames of latent sequences: ws [n, t, w_dim] -> clips [n, t, 3, h, w], frame t from the side it shows (eq. 11).
+    """Frames of latent sequences: ws [n, t, w_dim], or of W+, -> clips [n, t, 3, h, w], frame t from the side it shows (eq. 11).
 
     A GPU synthesizes all frames in one call, a CPU CPU_ROWS at once, which its caches like best. With `at_once` calls are of that many,
     whose activations are computed again for the gradient instead of kept. `noise` gives maps for n * t rows.
     """
-    n, t, w_dim = ws.shape
-    rows, sides = ws.reshape(n * t, w_dim), torch.tensor(shown_sides(t, first), device=ws.device).repeat(n)
+    n, t, _ = ws.shape
+    rows, sides = ws.flatten(0, 1), torch.tensor(shown_sides(t, first), device=ws.device).repeat(n)
 
     def shown(start: int, stop: int) -> Tensor:
         maps = None if noise is None else lambda layer, resolution: noise(layer, resolution)[start:stop]
@@ -112,7 +113,7 @@ class VideoStage:
     def __init__(
         self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor, spread: Tensor, scale: Tensor | None = None
     ) -> None:
-        """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], backward and forward; scale: their lengths of a step.
+        """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], or of W+, backward and forward; scale: lengths of a step.
 
         spread: the lower triangular factor of the covariance of mapped w, float64 [w_dim, w_dim].
         """
@@ -174,8 +175,12 @@ class VideoStage:
         return self.ranks.loss(loss)
 
     def beyond_reach(self, ws: Tensor) -> Tensor:
-        """How far walks ws [n, t, w_dim] are from w_0, squared, over 1: per direction in standard deviations of mapped w; [n]."""
-        squared = ((ws - ws[:, :1]) @ self._white).square().sum(2) / self.codes.shape[:2].numel()
+        """How far walks ws [n, t, w_dim] are from w_0, squared, over 1: per direction in standard deviations of mapped w; [n].
+
+        In W+ by those of each layer's w.
+        """
+        white = by_layer(ws - ws[:, :1], len(self._white)) @ self._white
+        squared = white.flatten(2).square().sum(2) / self.codes.shape[:2].numel()
         return (squared - 1).clamp_min(0).mean(1)
 
     def _latents(self, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -37,11 +37,12 @@ def strategies(mean: Sample, one: Sample, num_codes: int) -> Iterator[tuple[str,
         torch.linalg.eigh(mean.grams[0]).eigenvectors.flip(1)[:, :num_codes].T.contiguous(),
     )
     for name, sample in (("one latent", one), ("mean Gram", mean)):
-        edit, keep = sample.factors
-        yield f"null space (eq. 8) of the low-rank parts, {name}", nullspace_codes(edit, keep, num_codes, edit.rank, keep.rank)
+        (edit,), (keep,) = sample.factors
+        yield f"null space (eq. 8) of the low-rank parts, {name}", nullspace_codes([edit], [keep], num_codes, [(edit.rank, keep.rank)])
         edit, keep = map(whole, sample.grams)
         for rank in (30, 60, 100, 200):
-            yield f"null space (eq. 8) of the Grams, {name}, r_b {rank}", nullspace_codes(edit, keep, num_codes, len(mean.grams[0]), rank)
+            codes = nullspace_codes([edit], [keep], num_codes, [(w_dim, rank)])
+            yield f"null space (eq. 8) of the Grams, {name}, r_b {rank}", codes
         for epsilon in (0.1, 0.01, 0.001):
             yield f"generalised, {name}, epsilon {epsilon:g}", generalized_codes(*sample.grams, num_codes, epsilon)
 

@@ -12,12 +12,10 @@ from mvgan import config
 from mvgan.config import (
     STAGES,
     InputError,
-    Network,
     Resources,
     Run,
     differences,
     from_dict,
-    num_channels,
     stage_of,
     to_dict,
 )
@@ -78,6 +76,7 @@ def test_to_dict_is_plain() -> None:
         ({"codes": {"rank": 3.0}}, "'codes.rank' is one of energy, full, or a whole number; got 3.0"),
         ({"codes": {"rank": True}}, "'codes.rank' is one of energy, full, or a whole number; got True"),
         ({"codes": {"method": "pca"}}, "'codes.method' is one of generalized, nullspace, official, random; got 'pca'"),
+        ({"codes": {"space": "z"}}, r"'codes.space' is one of w, w\+; got 'z'"),
         ({"interval": [2, "3"]}, r"'interval' is a list of whole numbers; got \[2, '3'\]"),
         ({"interval": 2.5}, "'interval' is a list of whole numbers; got 2.5"),
         ({"resolution": {"a": 1}}, "'resolution' is of kind int"),
@@ -150,6 +149,10 @@ def test_from_dict_accepts() -> None:
         ({"codes__rank": 453}, "codes.rank 453 is not between num_codes 30, .* give a number between, or take codes.rank energy"),
         ({"codes__rank": 0}, "codes.rank is 0"),
         ({"codes__method": "official"}, "official is the released code, .* set codes.grey and codes.source sample"),
+        (
+            {"codes__method": "official", "codes__grey": True, "codes__source": "sample", "codes__space": "w+"},
+            r"codes.space w\+ is not to be had with codes.method official, .*; take codes.space w, or codes.method generalized",
+        ),
         ({"codes__method": "official", "codes__grey": True}, "set codes.grey and codes.source sample"),
         ({"codes__method": "official", "codes__source": "sample"}, "set codes.grey and codes.source sample"),
         ({"codes__select": "best", "pairs__evaluations": 0}, "codes.select best needs measures of stage 1"),
@@ -223,8 +226,3 @@ def test_validate_resources(resources: Resources, message: str) -> None:
     assert validate_resources(Resources()) == Resources()
     with pytest.raises(InputError, match=message):
         validate_resources(resources)
-
-
-def test_num_channels() -> None:
-    """Reference: StyleGAN2 at 256 px: 512 up to 64 px, 256 at 128 px, 128 at 256 px."""
-    assert [num_channels(Network(), 2**i) for i in range(2, 9)] == [512, 512, 512, 512, 512, 256, 128]

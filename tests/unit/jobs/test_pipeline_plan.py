@@ -34,6 +34,11 @@ def test_paper_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert list(tmp_path.iterdir()) == []
 
 
+def test_codes_of_single_layers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = plan(monkeypatch, capsys, "--preset", "ucf101", "--codes.space", "w+", "--storage", str(tmp_path / "runs"))
+    assert "each 512 tangents in each layer of 2 frames of 256 px" in said
+
+
 def test_a_preset_that_needs_videos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The plan counts no synthetic videos, which the run itself would not render."""
     said = plan(monkeypatch, capsys, "--preset", "ucf101", "--storage", str(tmp_path / "runs"))

@@ -72,7 +72,7 @@ def assert_orthonormal(codes: Tensor) -> None:
 def test_nullspace_codes_are_orthogonal_to_the_kept_frame() -> None:
     """Eq. 8, and in the order of eq. 6: the first code is the projection of the first eigenvector."""
     edit, keep = exact(gram(W_DIM, 1), 20), exact(gram(W_DIM, 2), 12)
-    codes = nullspace_codes(edit, keep, 6, 20, 12)
+    codes = nullspace_codes([edit], [keep], 6, [(20, 12)])
     assert_orthonormal(codes)
     assert float((codes @ keep.eigenvectors).abs().max()) < 1e-10
     first = edit.eigenvectors[:, 0] - keep.eigenvectors @ (keep.eigenvectors.T @ edit.eigenvectors[:, 0])
@@ -103,7 +103,7 @@ def test_the_rank_of_the_settings_is_used(rank: str | int, found: int | None) ->
     sample = factorize_latent(pair_grams(toy, w[0], chunk=16), run.codes)
     _, summary = combine([sample], UNIT, run)
     about = summary["nullspace"]["backward"]
-    mean = [factor.rank for factor in sample.factors]
+    mean = [factor.rank for (factor,) in sample.factors]
     assert (about["rank_edit"], about["rank_keep"]) == ((found, found) if found else (mean[0], min(mean[1], W_DIM - 10)))
 
 
@@ -123,13 +123,13 @@ def test_random_codes_are_others_each_way_and_can_be_the_method() -> None:
 def test_nullspace_codes_that_cannot_be_had_are_refused() -> None:
     edit, keep = exact(gram(W_DIM, 1), 20), exact(gram(W_DIM, 2), 12)
     with pytest.raises(InputError, match=r"gives 5 directions.*--num-codes.*--codes.energy.*--codes.lam"):
-        nullspace_codes(edit, keep, 6, 5, 12)
+        nullspace_codes([edit], [keep], 6, [(5, 12)])
     with pytest.raises(InputError, match=r"only 1 of 20 directions are left.*--codes.energy"):
-        nullspace_codes(edit, exact(gram(W_DIM, 2), 31), 6, 20, 31)  # the case of the released code: all codes are one vector
+        nullspace_codes([edit], [exact(gram(W_DIM, 2), 31)], 6, [(20, 31)])  # the case of the released code: all codes are one vector
     with pytest.raises(InputError, match=r"only 0 of 12 directions are left"):
-        nullspace_codes(keep, keep, 6, 12, 12)  # all projected norms vanish
+        nullspace_codes([keep], [keep], 6, [(12, 12)])  # all projected norms vanish
     with pytest.raises(InputError, match=r"no low-rank part"):
-        nullspace_codes(edit, keep, 6, 20, 0)
+        nullspace_codes([edit], [keep], 6, [(20, 0)])
 
 
 def spread_of_w() -> Tensor:
@@ -280,6 +280,6 @@ def test_low_rank_parts_of_robust_pca_feed_eq_8() -> None:
     lam = 1 / math.sqrt(64)
     edit, keep = robust_pca(gram(64, 1, power=1.0), lam, 1000), robust_pca(gram(64, 2, power=1.0), lam, 1000)
     ranks = nullspace_ranks(edit, keep, 8, 0.99)
-    codes = nullspace_codes(edit, keep, 8, *ranks)
+    codes = nullspace_codes([edit], [keep], 8, [ranks])
     assert_orthonormal(codes)
     assert float((codes @ keep.eigenvectors[:, : ranks[1]]).abs().max()) < 1e-10

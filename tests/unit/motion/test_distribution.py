@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import block_diag
 from scipy.spatial.distance import mahalanobis
 from torch import Tensor
 
@@ -50,10 +51,21 @@ def test_distances_and_quantiles() -> None:
     assert found.distance(held_out.reshape(20, 20, W_DIM)).shape == (20, 20)
 
 
-def test_what_is_far_is_drawn_in_on_a_straight_line() -> None:
+def test_distances_in_w_plus() -> None:
+    """Reference: scipy, with the covariance of each layer as a block of one large matrix. One w in all layers is as far as it is in W."""
+    found, ws = distribution(), correlated(3 * 20, 7).reshape(20, 3 * W_DIM)
+    inverse = np.linalg.inv(block_diag(*[(found.factor @ found.factor.T).numpy()] * 3))
+    expected = [mahalanobis(w, np.tile(found.mean.numpy(), 3), inverse) / np.sqrt(3 * W_DIM) for w in ws.numpy()]
+    np.testing.assert_allclose(found.distance(ws).numpy(), expected, rtol=1e-9)
+    w = ws[:, :W_DIM]
+    np.testing.assert_allclose(found.distance(w.repeat(1, 3)).numpy(), found.distance(w).numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_what_is_far_is_drawn_in_on_a_straight_line(layers: int) -> None:
     """Near ones stay to the bit; the others come to lie at the distance asked for, between where they were and their anchor."""
-    found, w = distribution(), 2 + 1.3 * (correlated(60, 5) - 2)
-    anchor = found.mean + 0.3 * (correlated(60, 6) - found.mean)
+    found, w = distribution(), 2 + 1.3 * (correlated(60 * layers, 5).reshape(60, -1) - 2)
+    anchor = (found.mean + 0.3 * (correlated(60, 6) - found.mean)).repeat(1, layers)
     most = found.quantile(0.9)
     near = found.distance(anchor) < most
     w, anchor = w[near], anchor[near]

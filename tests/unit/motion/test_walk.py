@@ -28,8 +28,9 @@ def network(residual: float = 0.2, bias: float = 0.0) -> LatentGenerator:
     return net.requires_grad_(False)
 
 
-def codes() -> Tensor:
-    return torch.linalg.qr(normal(W_DIM, 2 * CODES, seed=3)).Q.t().reshape(2, CODES, W_DIM).contiguous()
+def codes(layers: int = 1) -> Tensor:
+    """Of W, or of W+ with so many layers: walks do not ask whether a code acts in one of them alone."""
+    return torch.linalg.qr(normal(layers * W_DIM, 2 * CODES, seed=3)).Q.t().reshape(2, CODES, layers * W_DIM).contiguous()
 
 
 def draws(n: int, size: int) -> Callable[[int], Tensor]:
@@ -38,22 +39,24 @@ def draws(n: int, size: int) -> Callable[[int], Tensor]:
 
 @pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("first", ["latter", "former"])
-def test_pieces_are_the_whole_walk(first: Literal["latter", "former"], held: bool) -> None:
+@pytest.mark.parametrize("layers", [1, 3])
+def test_pieces_are_the_whole_walk(first: Literal["latter", "former"], held: bool, layers: int) -> None:
     """Reference: the walk of eq. 10 at once; with a hold its formula, step by step."""
     net, w, size = network(), correlated(2, 7), 4
     mean = torch.arange(2 * CODES, dtype=torch.float64).view(2, CODES) / 50
     hold = Hold(0.1, mean, distribution()) if held else None
     anchor = w if hold is None else hold.anchor(w)
-    found = torch.cat(list(itertools.islice(chunks(net, anchor, draws(2, size), codes(), first, size, hold), 5)), dim=1)
+    found = torch.cat(list(itertools.islice(chunks(net, anchor, draws(2, size), codes(layers), first, size, hold), 5)), dim=1)
     noise = torch.cat([draws(2, size)(place) for place in range(5)], dim=1)
     if hold is None:
-        expected = net(w, noise, codes(), first)[:, :20]
+        expected = net(w, noise, codes(layers), first)[:, :20]
     else:
         coefficients, _ = net.steer(noise, net.encoder(anchor))
+        anchor = anchor.repeat(1, layers)
         rows = [anchor]
         for t in range(1, 20):
             side = (t + (0 if first == "former" else 1)) % 2
-            u = 0.9 * (rows[-1] - anchor) + 0.2 * (coefficients[:, t - 1] - mean[side]) @ codes()[side]
+            u = 0.9 * (rows[-1] - anchor) + 0.2 * (coefficients[:, t - 1] - mean[side]) @ codes(layers)[side]
             rows.append(hold.distribution.drawn_in(anchor + u, anchor, hold.distribution.quantile(INNER)))
         expected = torch.stack(rows, dim=1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -64,16 +67,17 @@ def test_pieces_of_odd_size_are_refused() -> None:
         next(chunks(network(), correlated(1, 7), draws(1, 3), codes(), "latter", 3))
 
 
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("residual", [0.02, 0.3])
-def test_a_held_walk_stays_and_moves(residual: float) -> None:
+def test_a_held_walk_stays_and_moves(residual: float, layers: int) -> None:
     """2,000 steps whose mean is not 0: a plain walk is far away at the end, a held one never beyond its quantile, and still moving."""
     net, near = network(residual, bias=0.5), distribution()
-    hold = hold_of(net, correlated(8, 8), normal(8, 400, W_DIM, seed=11), codes(), "latter", near)
+    hold = hold_of(net, correlated(8, 8), normal(8, 400, W_DIM, seed=11), codes(layers), "latter", near)
     w = correlated(4, 12)
     coefficients, _ = net.steer(normal(4, 2000, W_DIM, seed=13), net.encoder(hold.anchor(w)))
-    plain = net.walk(w, coefficients, codes(), "latter")
+    plain = net.walk(w, coefficients, codes(layers), "latter")
     assert near.distance(plain[:, -1]).min() > 2 * near.quantile(0.99)
-    ws = held_walk(net, hold.anchor(w), hold.anchor(w), coefficients, codes(), "latter", hold)
+    ws = held_walk(net, hold.anchor(w), hold.anchor(w), coefficients, codes(layers), "latter", hold)
     assert near.distance(ws[:, :1]).max() <= near.quantile(ANCHOR) * (1 + 1e-9)
     assert near.distance(ws).max() <= near.quantile(INNER) * (1 + 1e-9)
     steps = ws.diff(dim=1).square().sum(2).mean(0)

@@ -52,17 +52,21 @@ def lstm(net: torch.nn.LSTMCell, x: np.ndarray, h: np.ndarray, c: np.ndarray) ->
     return sigmoid(o) * np.tanh(c), c
 
 
-def test_walk() -> None:
-    """Reference: eq. 9 and 10 in numpy: encoder from a zero state, decoder fed by noise, tanh coefficients, residual steps."""
+@pytest.mark.parametrize("layers", [1, 4])
+def test_walk(layers: int) -> None:
+    """Reference: eq. 9 and 10 in numpy: encoder from a zero state, decoder fed by noise, tanh coefficients, residual steps.
+
+    Codes of W+ move w_0 in all layers, while L_omega sees what it sees in W.
+    """
     torch.manual_seed(0)
     net = LatentGenerator(w_dim=6, hidden=5, num_codes=3, residual=0.3).double()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    w, noise, codes = torch.randn(2, 6).double(), torch.randn(2, 4, 6).double(), torch.randn(2, 3, 6).double()
+    w, noise, codes = torch.randn(2, 6).double(), torch.randn(2, 4, 6).double(), torch.randn(2, 3, layers * 6).double()
     zero = np.zeros((2, 5))
     h, c = lstm(net.encoder, w.numpy(), zero, zero)
     matrix, bias = net.coefficients.weight.detach().numpy(), net.coefficients.bias.detach().numpy()
-    expected = [w.numpy()]
+    expected = [np.tile(w.numpy(), layers)]
     for t in range(1, 5):
         h, c = lstm(net.decoder, noise[:, t - 1].numpy(), h, c)
         directions = codes[0 if t % 2 else 1].numpy()  # latter first: odd steps edit the former frame

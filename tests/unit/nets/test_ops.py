@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mvgan.nets.ops import Conv2d, Linear, leaky_relu, modulated_conv2d, normalize_second_moment
+from mvgan.config import Network
+from mvgan.nets.ops import Conv2d, Linear, leaky_relu, modulated_conv2d, normalize_second_moment, num_channels
 from tests.unit.nets.test_fir import BINOMIAL, correlate, insert_zeros, normal, per_map
 
 
@@ -102,3 +103,8 @@ def test_activations() -> None:
     x = torch.tensor([[-1.0, 0.0, 2.0]], dtype=torch.float64)
     torch.testing.assert_close(leaky_relu(x.clone()), torch.tensor([[-0.2, 0.0, 2.0]], dtype=torch.float64))
     torch.testing.assert_close(normalize_second_moment(x), x / math.sqrt(5 / 3), rtol=1e-7, atol=0)
+
+
+def test_num_channels() -> None:
+    """Reference: StyleGAN2 at 256 px: 512 up to 64 px, 256 at 128 px, 128 at 256 px."""
+    assert [num_channels(Network(), 2**i) for i in range(2, 9)] == [512, 512, 512, 512, 512, 256, 128]

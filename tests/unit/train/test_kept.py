@@ -54,7 +54,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def bits(sample: Sample) -> list[Any]:
     """All of a sample: the bytes of its tensors, with their strides, and its numbers."""
-    values = [sample.grams, *(getattr(factor, f.name) for factor in sample.factors for f in dataclasses.fields(factor))]
+    values = [sample.grams, *(getattr(factor, f.name) for (factor,) in sample.factors for f in dataclasses.fields(factor))]
     return [(v.numpy().tobytes(), v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else (v, type(v)) for v in values]
 
 
@@ -77,7 +77,7 @@ def test_what_is_kept_is_what_is_computed(folder: RunFolder) -> None:
     grams = stage.pair_grams(lambda w: stage.synthesize(generator, w), w, chunk=config.chunk)
     expected, found = factorize_latent(grams, config), stage.factorize(folder, 5, CPU).sample
     assert found.grams.dtype == torch.float64 and torch.equal(found.grams, grams)
-    for ours, theirs in zip(found.factors, expected.factors, strict=True):
+    for (ours,), (theirs,) in zip(found.factors, expected.factors, strict=True):
         for field in dataclasses.fields(theirs):
             mine, value = getattr(ours, field.name), getattr(theirs, field.name)
             assert torch.equal(mine, value) if isinstance(value, Tensor) else (mine, type(mine)) == (value, type(value)), field.name
@@ -120,6 +120,9 @@ def test_settings_that_shape_it_are_of_another_key(folder: RunFolder, computed: 
         ({"max_iterations": 2}, ["factors"]),
         ({"method": "nullspace", "energy": 0.5, "epsilon": 0.2, "source": "sample"}, []),
         ({"chunk": 5}, []),
+        ({"space": "w+"}, ["grams"] * 6 + ["factors"]),  # of each layer; the factors are none
+        ({"space": "w+", "method": "nullspace", "lam": 0.3}, ["factors"]),
+        ({"space": "w+", "method": "nullspace", "lam": 0.3, "chunk": 5}, []),
     ):
         computed.clear()
         stage.factorize(with_settings(folder, **change), 0, CPU)
