@@ -125,7 +125,7 @@ def test_combine(method: str) -> None:
         expected = torch.einsum("ni,ij,nj->n", codes.double(), dense(mean[edit]), codes.double())
         np.testing.assert_allclose(about["edited"]["by_code"], expected.numpy(), rtol=1e-5)
     torch.testing.assert_close(
-        tensors["generalized_forward"].double(), generalized_codes(mean[1], mean[0], SPREAD, 5, 0.03), rtol=0, atol=1e-6
+        tensors["generalized_forward"].double(), generalized_codes(mean[1], mean[0], SPREAD, 5, run.codes.epsilon), rtol=0, atol=1e-6
     )
     former = summary["mean"]["former"]
     np.testing.assert_allclose(former["spectrum"], scipy.linalg.eigvalsh(dense(mean[0]).numpy())[::-1], rtol=0, atol=1e-12)
