@@ -41,7 +41,7 @@ def print_pairs(run: Run) -> None:
 def print_codes(run: Run) -> None:
     """What stage 2 would compute."""
     print(
-        f"codes: {run.latents} latents, each {run.network.w_dim} tangents {'in each layer ' if run.codes.space == 'w+' else ''}"
+        f"codes: {run.latents} latents, each {run.network.w_dim} tangents {'of each layer, ' if run.codes.space == 'w+' else ''}"
         f"of 2 frames of {run.resolution} px; "
         f"{run.num_codes} codes each way, method {run.codes.method}, from the {run.codes.source} Gram of the {run.codes.select} commit"
     )

@@ -66,7 +66,7 @@ def training(step: VideoStep, per_frame: bool) -> Iterator[int]:
     torch.manual_seed(0)
     generator = Generator(run.network, run.resolution)
     codes = torch.stack([random_codes(run.num_codes, run.network.w_dim, seed).float() for seed in (0, 1)])
-    stage = VideoStage(run, Ranks(step.batch // GROUP, GROUP), device, generator, codes, torch.eye(run.network.w_dim))
+    stage = VideoStage(run, Ranks(step.batch // GROUP, GROUP), device, generator, codes)
     shape = (step.batch, run.video.num_frames, 3, step.resolution, step.resolution)
     batch = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     for index in itertools.count():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, InputError
-from mvgan.nets.space import in_space_of
+from mvgan.nets.space import by_layer, in_space_of
 
 
 FITTED = 8192
@@ -45,22 +45,23 @@ class LatentDistribution:
         factor, failed = torch.linalg.cholesky_ex(shrinkage * target + (1 - shrinkage) * sample)
         if failed or not factor.isfinite().all():
             raise InputError(
-                f"the mapping network gives the same w for every z, so walks cannot be held near it; train stage 1 again {ANOTHER_NAME}"
+                f"the mapping network gives the same w for every z, so w has no distribution; train stage 1 again {ANOTHER_NAME}"
             )
         fitted = cls(mean, factor, shrinkage, torch.zeros(0))
         return cls(mean, factor, shrinkage, fitted.distance(held_out))
 
     def white(self, x: Tensor) -> Tensor:
-        """Differences of w [..., w_dim] in units in which mapped w vary alike in all directions, by 1 / sqrt(w_dim): float64.
+        """Differences of w [..., w_dim] in units in which mapped w vary alike in all directions, by 1 / sqrt(w_dim).
 
-        Of W+ [..., num_ws * w_dim] those of each layer, by 1 / sqrt(num_ws * w_dim).
+        By layer: float64 [..., 1, w_dim], of W+ [..., num_ws, w_dim].
         """
-        rows = x.double().cpu().reshape(-1, len(self.mean))
-        return torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.reshape(x.shape) / x.shape[-1] ** 0.5
+        rows = by_layer(x.double().cpu(), len(self.mean))
+        white = torch.linalg.solve_triangular(self.factor, rows.reshape(-1, rows.shape[-1]).T, upper=False).T
+        return white.reshape(rows.shape) / len(self.mean) ** 0.5
 
     def distance(self, w: Tensor) -> Tensor:
-        """Mahalanobis distance of w [..., w_dim] over sqrt(w_dim), so about 1 for mapped w: float64 [...]."""
-        return self.white(self._off_mean(w)).norm(dim=-1)
+        """Mahalanobis distance of w [..., w_dim] over sqrt(w_dim), so about 1 for mapped w; of W+ the largest of a layer: float64 [...]."""
+        return self.white(self._off_mean(w)).norm(dim=-1).amax(dim=-1)
 
     def _off_mean(self, w: Tensor) -> Tensor:
         return w.double().cpu() - in_space_of(w, self.mean)
@@ -72,11 +73,11 @@ class LatentDistribution:
     def drawn_in(self, w: Tensor, towards: Tensor, most: float) -> Tensor:
         """`w` [n, w_dim], those that are farther than `most` drawn straight to that distance; `towards` [n, w_dim] is nearer than that."""
         a, u = self.white(self._off_mean(towards)), self.white(w.double().cpu() - towards.double().cpu())
-        # |a + s u|^2 = most^2 for s in [0, 1].
+        # |a + s u|^2 = most^2 for s in [0, 1], in each layer.
         uu, au, room = u.square().sum(-1), (a * u).sum(-1), most**2 - a.square().sum(-1)
-        share = ((au.square() + uu * room).sqrt() - au) / uu
         beyond = uu + 2 * au > room
-        return torch.where(beyond[:, None].to(w.device), towards + (w - towards) * share[:, None].to(w), w)
+        share = torch.where(beyond, ((au.square() + uu * room).sqrt() - au) / uu, 1).amin(dim=-1)
+        return torch.where(beyond.any(dim=-1)[:, None].to(w.device), towards + (w - towards) * share[:, None].to(w), w)
 
 
 @torch.no_grad()

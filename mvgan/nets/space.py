@@ -16,7 +16,9 @@ def by_layer(x: Tensor, w_dim: int) -> Tensor:
 
 def in_space_of(codes: Tensor, w: Tensor) -> Tensor:
     """`w` [..., w_dim] as it is, or once for each layer [..., num_ws * w_dim] where `codes` [..., num_ws * w_dim] are of W+."""
-    times = codes.shape[-1] // w.shape[-1]
+    times, rest = divmod(codes.shape[-1], w.shape[-1])
+    if rest or not times:
+        raise ValueError(f"w of {w.shape[-1]} numbers has no place in a space of {codes.shape[-1]}")
     return w.unsqueeze(-2).expand(*w.shape[:-1], times, w.shape[-1]).flatten(-2)
 
 

@@ -13,17 +13,16 @@ from torch import Tensor
 
 from mvgan.config import Run
 from mvgan.metrics.features import full_precision
-from mvgan.motion.distribution import fit_distribution
 from mvgan.motion.evaluate import EDIT_LATENTS, method_ratios
 from mvgan.motion.factorize import DIRECTIONS, METHODS, Sample, combine, factorize_latent
 from mvgan.motion.jacobian import pair_grams
 from mvgan.nets.generator import Generator
 from mvgan.nets.ops import num_channels
 from mvgan.storage.run import RunFolder
-from mvgan.train.export import WEIGHTS
+from mvgan.train.export import WEIGHTS, read_exported
 from mvgan.train.kept import Kept
-from mvgan.train.session import load_generator
-from mvgan.train.state import Draws, seed_of
+from mvgan.train.session import load_generator, spread_of
+from mvgan.train.state import Draws
 
 
 Measure = tuple[str, str]
@@ -92,12 +91,12 @@ def chunk_of(run: Run, device: torch.device) -> int:
     return min(run.codes.chunk, max(LARGEST // layer, FEWEST))
 
 
-def factorize(folder: RunFolder, index: int, device: torch.device) -> Factorized:
+def factorize(folder: RunFolder, index: int, device: torch.device, weights: bytes | None = None) -> Factorized:
     """The Grams of latent `index` of the run and their factorization, as kept in the run folder, or computed and then kept.
 
-    Raises InputError when the generator has diverged.
+    weights: the exported ones of the generator, where they have been read before. Raises InputError when the generator has diverged.
     """
-    config, weights = folder.run.codes, folder.store.read(f"export/{WEIGHTS['pairs']}")
+    config, weights = folder.run.codes, weights or read_exported(folder.store, WEIGHTS["pairs"])
     kept = Kept(folder, index, weights, PRECISION, device)
 
     def grams() -> Tensor:
@@ -110,16 +109,13 @@ def factorize(folder: RunFolder, index: int, device: torch.device) -> Factorized
 
 
 def find(folder: RunFolder, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The codes of the run and what there is to say about them (`combine`), from its latents as kept, or computed where one is not.
-
-    Beside them `spread`, the lower triangular factor of the covariance of mapped w: float64 [w_dim, w_dim].
-    """
-    run, generator = folder.run, load_generator(folder).to(device)
-    samples = [factorize(folder, index, device).sample for index in range(run.latents)]
-    draw = torch.Generator().manual_seed(seed_of(run.seed, "spread"))
-    spread = fit_distribution(generator.mapping, draw, run.network.z_dim, device).factor
-    tensors, summary = combine(samples, spread, run)
-    return tensors | {"spread": spread.contiguous()}, summary
+    """The codes of the run and what there is to say about them (`combine`), from its latents as kept, or computed where one is not."""
+    weights = read_exported(folder.store, WEIGHTS["pairs"])
+    found = [factorize(folder, index, device, weights) for index in range(folder.run.latents)]
+    spread = spread_of(load_generator(folder, weights).to(device), folder.run)
+    tensors, summary = combine([latent.sample for latent in found], spread, folder.run)
+    summary["warnings"] += [note for latent in found for note in latent.notes]
+    return tensors, summary
 
 
 def to_measure(tensors: dict[str, Tensor]) -> dict[Measure, Tensor]:

@@ -21,6 +21,7 @@ from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Windows, clip_windows, decode_window, pair_windows
 from mvgan.media import encode_png, encode_video, grid, upscale
 from mvgan.motion.codes import strengths
+from mvgan.motion.distribution import fit_distribution
 from mvgan.nets.generator import Generator
 from mvgan.sample import Generator as VideoGenerator
 from mvgan.storage.commit import Commit, Commits
@@ -35,7 +36,7 @@ from mvgan.train.outbox import Outbox
 from mvgan.train.pairs import PairStage, to_uint8
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Hook, Plan, Stage, fit
-from mvgan.train.state import UNITS, Draws, Progress, from_bytes
+from mvgan.train.state import UNITS, Draws, Progress, from_bytes, seed_of
 from mvgan.train.tripwires import Tripwires, wires_of
 from mvgan.train.video import VideoStage, render
 
@@ -207,12 +208,14 @@ def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device
     if name == "pairs":
         return PairStage(folder.run, ranks, device)
     by_motion = folder.run.video.step == "motion"
-    codes = read_tensors(folder.store, "codes.safetensors", "backward", "forward", "spread", *(["mean_grams"] if by_motion else []))
+    codes = read_tensors(folder.store, "codes.safetensors", "backward", "forward", *(["mean_grams"] if by_motion else []))
     stacked = torch.stack([codes["backward"], codes["forward"]])
     scale = motion_scale(stacked, codes["mean_grams"], folder) if by_motion else None
     weights = read_exported(folder.store, WEIGHTS["pairs"])
     check_codes(folder.store, weights)
-    return VideoStage(folder.run, ranks, device, load_generator(folder, weights), stacked, codes["spread"], scale)
+    generator = load_generator(folder, weights)
+    spread = spread_of(generator, folder.run) if folder.run.video.reach_weight else None
+    return VideoStage(folder.run, ranks, device, generator, stacked, scale, spread)
 
 
 def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int = 16) -> Tensor:
@@ -233,6 +236,12 @@ def load_generator(folder: RunFolder, weights: bytes | None = None) -> Generator
     generator = Generator(folder.run.network, folder.run.resolution)
     load_weights(folder.store, "generator.safetensors", generator, weights)
     return generator.eval().requires_grad_(False)
+
+
+def spread_of(generator: Generator, run: Run) -> Tensor:
+    """Lower triangular factor of the covariance of mapped w, float64 [w_dim, w_dim] on the CPU; the same in every process of a run."""
+    draw, device = torch.Generator().manual_seed(seed_of(run.seed, "spread")), next(generator.parameters()).device
+    return fit_distribution(generator.mapping, draw, run.network.z_dim, device).factor
 
 
 def _beside(

@@ -111,18 +111,19 @@ class VideoStage:
     """L_omega and its discriminators with their optimizers; the pair generator and the codes stay as they are."""
 
     def __init__(
-        self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor, spread: Tensor, scale: Tensor | None = None
-    ) -> None:
+        self, run: Run, ranks: Ranks, device: torch.device, generator: Generator, codes: Tensor,
+        scale: Tensor | None = None, spread: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """generator: from stage 1, frozen here. codes: [2, num_codes, w_dim], or of W+, backward and forward; scale: lengths of a step.
 
-        spread: the lower triangular factor of the covariance of mapped w, float64 [w_dim, w_dim].
+        spread: the lower triangular factor of the covariance of mapped w, float64 [w_dim, w_dim]; needed where there is a reach_weight.
         """
         self.run, self.ranks, self.device = run, ranks, device
         self.guard = Guard("video", ranks, run.max_skipped)
         self.pair_generator = generator.to(device).eval().requires_grad_(False)
         self.noise_shapes = self.pair_generator.synthesis.noise_shapes()
         self.codes = codes.to(device)
-        self._white = torch.linalg.inv(spread.double()).T.to(self.codes)
+        self._white = None if spread is None else torch.linalg.inv(spread).T.to(self.codes)
         config = run.video
         torch.manual_seed(seed_of(run.seed, "video init"))
         self.latent = LatentGenerator(run.network.w_dim, config.hidden, codes.shape[1], config.residual, config.init_std).to(device)
@@ -179,6 +180,7 @@ class VideoStage:
 
         In W+ by those of each layer's w.
         """
+        assert self._white is not None
         white = by_layer(ws - ws[:, :1], len(self._white)) @ self._white
         squared = white.flatten(2).square().sum(2) / self.codes.shape[:2].numel()
         return (squared - 1).clamp_min(0).mean(1)

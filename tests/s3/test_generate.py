@@ -27,7 +27,7 @@ def test_a_batch_on_s3_is_that_of_local_folders(finished: tuple[Path, str], buck
         open_store(f"{bucket}/run").write(f"export/{path.name}", path.read_bytes())
     kinds = (Rule("status"), Rule("reset"), Rule("truncate"), Rule("lost_ack"), Rule("hang", seconds=1))
     fault_proxy.requests(clear=True)
-    fault_proxy.fail(*sometimes(0.05, *kinds))
+    fault_proxy.fail(Rule("reset", count=1), *sometimes(0.05, *kinds))
     done = generate(f"{bucket}/run", f"{bucket}/videos")
     struck = sum(request.fault is not None for request in fault_proxy.requests())
     fault_proxy.heal()

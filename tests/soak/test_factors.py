@@ -84,11 +84,11 @@ def reader(size: int) -> Reader:
     return Reader(size)
 
 
-@pytest.mark.skipif("MVGAN_RUN" not in os.environ, reason="MVGAN_RUN names no finished run on the synthetic set: its videos were not read")
+@pytest.mark.skipif("MVGAN_SYNTHETIC_RUN" not in os.environ, reason="MVGAN_SYNTHETIC_RUN names no finished run: its videos were not read")
 def test_content_stays_and_motion_moves() -> None:
-    """Content factors spread within a video at most a quarter as much as between videos, and motion factors more than they."""
+    """Content factors spread within a video at most a quarter as much as between videos, and motion factors more."""
     torch.set_num_threads(1)
-    generator = Generator.load(os.environ["MVGAN_RUN"])
+    generator = Generator.load(os.environ["MVGAN_SYNTHETIC_RUN"])
     run = generator.run
     read = reader(run.resolution)
     real = np.concatenate([clip(i, FRAMES, run.stride, run.resolution)[0] for i in range(VIDEOS)])
@@ -101,7 +101,7 @@ def test_content_stays_and_motion_moves() -> None:
     content, motion = held[1][: len(CONTENT)][kept[: len(CONTENT)]], held[1][len(CONTENT) :][kept[len(CONTENT) :]]
     print(f"content: median {float(content.median()):.3f}, most {float(content.max()):.3f}; motion: median {float(motion.median()):.3f}")
     assert len(content) >= 10 and len(motion) >= 4, "the regression reads too few factors to judge by"
-    assert float(content.median()) <= 0.25 and float(motion.median()) > float(content.median())
+    assert float(content.median()) <= 0.25 and float(motion.median()) > 0.25
 
 
 def test_the_reading_tells_videos_that_move_from_such_that_change() -> None:
@@ -109,7 +109,7 @@ def test_the_reading_tells_videos_that_move_from_such_that_change() -> None:
     torch.set_num_threads(1)
     read = reader(32)
     clips = np.stack([clip(i, FRAMES, 4, 32)[0] for i in range(VIDEOS)])
-    mixed = np.random.default_rng(0).permuted(clips, axis=0)
+    mixed = np.random.default_rng(0).permutation(clips.reshape(-1, *clips.shape[2:])).reshape(clips.shape)
     kept = read.explained >= READABLE
     for frames, most in ((clips, 0.25), (mixed, np.inf)):
         found = spread(read(scaled(frames.reshape(-1, *frames.shape[2:]))).unflatten(0, (VIDEOS, FRAMES)))

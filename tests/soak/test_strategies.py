@@ -16,7 +16,7 @@ from mvgan.motion.rpca import LowRank
 from mvgan.storage.run import read_run
 from mvgan.train.codes import chunk_of, grams_at, latents, synthesize
 from mvgan.train.export import read_tensors
-from mvgan.train.session import load_generator
+from mvgan.train.session import load_generator, spread_of
 
 
 CPU = torch.device("cpu")
@@ -54,18 +54,20 @@ def strategies(mean: Sample, one: Sample, layers: Tensor, spread: Tensor, num_co
 
 
 @pytest.mark.skipif("MVGAN_RUN" not in os.environ, reason="MVGAN_RUN names no run whose stage 2 has finished: strategies were not compared")
-def test_the_default_separates_best() -> None:
+def test_the_default_separates() -> None:
     """Over 32 fresh latents, edits of a mean square of 3e-4: median at least 6 and worst at least 4 by the run's own codes."""
     torch.set_num_threads(1)
     folder = read_run(os.environ["MVGAN_RUN"])
     run, generator = folder.run, load_generator(folder)
+    if run.codes.space == "w+":
+        pytest.skip("strategies of W are compared on the Grams of a run with codes of W")
     render = functools.partial(synthesize, generator)
-    tensors = read_tensors(folder.store, "codes.safetensors", "mean_grams", "spread", "backward", "forward")
+    tensors = read_tensors(folder.store, "codes.safetensors", "mean_grams", "backward", "forward")
     starts = latents(generator, run, "codes", 0, run.latents)
     first = pair_grams(render, starts[0], chunk=chunk_of(run, CPU))
     mean, one = (factorize_latent(grams, run.codes) for grams in (tensors["mean_grams"], first))
     layered = dataclasses.replace(run, codes=dataclasses.replace(run.codes, space="w+"))
-    layers, spread = torch.stack([grams_at(generator, w, layered) for w in starts]).mean(0), tensors["spread"]
+    layers, spread = torch.stack([grams_at(generator, w, layered) for w in starts]).mean(0), spread_of(generator, run)
     w = latents(generator, run, "strategies", 0, LATENTS)
     print("\n| strategy, backward codes | median | worst | reach, edited | reach, kept |\n|---|---|---|---|---|")
     for name, codes in strategies(mean, one, layers, spread, run.num_codes):
@@ -75,7 +77,7 @@ def test_the_default_separates_best() -> None:
         print(f"| {name} | {float(ratios.median()):.2f} | {float(ratios.min()):.2f} | {' | '.join(reaches)} |", flush=True)
     for edited, direction in enumerate(("backward", "forward")):
         ratios = edit_ratios(render, w, tensors[direction], edited)
-        print(
-            f"| {direction} codes of the run ({run.codes.method}) | {float(ratios.median()):.2f} | {float(ratios.min()):.2f} |", flush=True
-        )
+        reaches = [f"{reach(tensors[direction], mean.grams[side], spread):.2g}" for side in (edited, 1 - edited)]
+        figures = f"{float(ratios.median()):.2f} | {float(ratios.min()):.2f} | {' | '.join(reaches)}"
+        print(f"| {direction} codes of the run ({run.codes.method}) | {figures} |", flush=True)
         assert float(ratios.median()) >= 6 and float(ratios.min()) >= 4

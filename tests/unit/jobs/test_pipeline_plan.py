@@ -36,7 +36,7 @@ def test_paper_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 def test_codes_of_single_layers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = plan(monkeypatch, capsys, "--preset", "ucf101", "--codes.space", "w+", "--storage", str(tmp_path / "runs"))
-    assert "each 512 tangents in each layer of 2 frames of 256 px" in said
+    assert "each 512 tangents of each layer, of 2 frames of 256 px" in said
 
 
 def test_a_preset_that_needs_videos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -5,34 +5,39 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import mvgan.train.codes as stage
 from mvgan.motion.codes import generalized_codes
 from mvgan.storage.run import RunFolder, open_run
-from mvgan.train.session import load_generator
+from mvgan.train.session import load_generator, spread_of
 
 
 CPU = torch.device("cpu")
 
 
-def test_codes_come_from_the_kept_latents_and_the_spread_of_mapped_w(tiny_run: RunFolder, tmp_path: Path) -> None:
+def test_codes_come_from_the_kept_latents_and_the_spread_of_mapped_w(
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reference: the generalised problem on the mean of the latents' Grams, and a covariance of many more mapped w by numpy."""
     torch.set_num_threads(1)
     shutil.copytree(tiny_run.uri, tmp_path / "run", ignore=shutil.ignore_patterns("codes", "video", "codes.*", "latent.*"))
     folder = open_run(str(tmp_path / "run"), tiny_run.run, tiny_run.data)
-    tensors, summary = stage.find(folder, CPU)
     latents = [stage.factorize(folder, index, CPU) for index in range(folder.run.latents)]
-    assert all(latent.known for latent in latents) and summary["warnings"] == []
+    monkeypatch.delattr(stage, "pair_grams")  # whoever computes anew fails from here on
+    monkeypatch.delattr(stage, "factorize_latent")
+    tensors, summary = stage.find(folder, CPU)
+    assert summary["warnings"] == []
     mean = torch.stack([latent.sample.grams for latent in latents]).mean(0)
     torch.testing.assert_close(tensors["mean_grams"], mean, rtol=1e-12, atol=0)
-    expected = generalized_codes(*mean, tensors["spread"], folder.run.num_codes, folder.run.codes.epsilon).float()
+    spread = spread_of(load_generator(folder), folder.run)
+    expected = generalized_codes(*mean, spread, folder.run.num_codes, folder.run.codes.epsilon).float()
     torch.testing.assert_close(tensors["backward"], expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         z = torch.from_numpy(np.random.default_rng(0).standard_normal((40_000, folder.run.network.z_dim))).float()
         covariance = np.cov(load_generator(folder).mapping(z).numpy(), rowvar=False)
-    spread = tensors["spread"].numpy()
-    assert np.linalg.norm(spread @ spread.T - covariance) < 0.1 * np.linalg.norm(covariance)
+    assert np.linalg.norm((spread @ spread.T).numpy() - covariance) < 0.1 * np.linalg.norm(covariance)
 
 
 def test_what_did_not_converge_is_said(tiny_run: RunFolder, tmp_path: Path) -> None:

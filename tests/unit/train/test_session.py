@@ -183,7 +183,7 @@ def unbroken(data: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> RunFol
     train(folder, "pairs", data, ())
     export_weights(folder, "pairs")
     codes = torch.linalg.qr(torch.randn(8, 6, generator=torch.Generator().manual_seed(0))).Q.t()
-    tensors = {"backward": codes[:3].contiguous(), "forward": codes[3:].contiguous(), "spread": torch.eye(8, dtype=torch.float64)}
+    tensors = {"backward": codes[:3].contiguous(), "forward": codes[3:].contiguous()}
     folder.store.write("export/codes.safetensors", save(tensors))
     weights = hashlib.sha256(folder.store.read("export/generator.safetensors")).hexdigest()
     folder.store.write("export/codes.json", json.dumps({"generator_sha256": weights}).encode())

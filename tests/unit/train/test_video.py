@@ -35,7 +35,7 @@ def build(**changes: Any) -> VideoStage:
     run = dataclasses.replace(RUN, video=dataclasses.replace(RUN.video, **changes))
     torch.manual_seed(0)
     codes = torch.linalg.qr(torch.randn(8, 6)).Q.t().reshape(2, 3, 8).contiguous()
-    return VideoStage(run, Ranks(2, 4), CPU, Generator(run.network, 8), codes, SPREAD)
+    return VideoStage(run, Ranks(2, 4), CPU, Generator(run.network, 8), codes, spread=SPREAD)
 
 
 def batches(images: int) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from mvgan.sample import CHUNK, Generator
 from mvgan.storage.run import RunFolder, open_run, read_run
 from mvgan.train.codes import grams_at, latents, synthesize
 from mvgan.train.ranks import Ranks
-from mvgan.train.session import build_stage, load_generator
+from mvgan.train.session import build_stage, load_generator, spread_of
 from mvgan.train.state import seed_of
 from mvgan.train.video import VideoStage
 from mvgan.validation import validate
@@ -136,7 +136,7 @@ def test_the_reach_term_by_scipy(plus_run: RunFolder) -> None:
     stage = build_stage(plus_run, "video", Ranks(1, 4), CPU)
     assert isinstance(stage, VideoStage)
     ws = 0.3 * torch.randn(3, 5, LAYERS * W_DIM, generator=torch.Generator().manual_seed(0))
-    spread = load(plus_run.store.read("export/codes.safetensors"))["spread"]
+    spread = spread_of(load_generator(plus_run), plus_run.run)
     inverse = np.linalg.inv(block_diag(*[(spread @ spread.T).numpy()] * LAYERS))
     squared = np.array([[mahalanobis(w, walk[0], inverse) ** 2 / 8 for w in walk] for walk in ws.double().numpy()])
     np.testing.assert_allclose(stage.beyond_reach(ws).numpy(), np.maximum(squared - 1, 0).mean(1), rtol=1e-3)

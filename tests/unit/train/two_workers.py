@@ -41,11 +41,7 @@ CASES = {
     "pairs in parts, 5 shards": ("pairs", 5, {"accumulate": 2}),
     "video ralsgan, 2 shards": ("video", 2, {"loss": "ralsgan"}),
     "video ralsgan, 3 shards": ("video", 3, {"loss": "ralsgan"}),
-    "video, all discriminators and terms, 3 shards": (
-        "video",
-        3,
-        {"d_i": True, "drift_weight": 3.0, "reach_weight": 2.0, "residual": 1.0, "frames_at_once": 5},
-    ),
+    "video, all discriminators and terms, 3 shards": ("video", 3, ALL),
     "video log, 2 shards": ("video", 2, {"loss": "log"}),
     "video log, 3 shards": ("video", 3, {"loss": "log", "saturating": False, "first": "former"}),
 }
@@ -79,7 +75,7 @@ def build(stage: str, ranks: Ranks, **changes: Any) -> PairStage | VideoStage:
     generator = Generator(NETWORK, 16)
     for block in generator.synthesis.blocks:
         block.dtype = torch.get_default_dtype()
-    return VideoStage(run, ranks, torch.device("cpu"), generator, codes, torch.eye(run.network.w_dim))
+    return VideoStage(run, ranks, torch.device("cpu"), generator, codes, spread=torch.eye(run.network.w_dim, dtype=torch.float64))
 
 
 def batch_of(stage: str, ranks: Ranks, images: int) -> Tensor:
