@@ -176,7 +176,7 @@ class Codes:
     nullspace has them factorized, as that takes a factorization per layer, and official is not to be had."""
     source: Literal["mean", "sample"] = "mean"
     """Codes from the mean Gram of all latents, or from those of one latent alone: the first, or for official the last, as released."""
-    epsilon: float = 0.003
+    epsilon: float = 0.001
     """Floor under the Gram of the kept frame, as a share of its mean eigenvalue, in coordinates in which w vary alike in all directions
     (generalized). Lower separates the frames better, higher gives codes that move more within what the generator knows."""
     lam: float = 1 / 60

@@ -104,7 +104,7 @@ def generalized_codes(gram_edit: Tensor, gram_keep: Tensor, spread: Tensor, num_
     epsilon that is not positive.
     """
     if epsilon <= 0:
-        raise InputError(f"codes.epsilon is {epsilon}; it must be positive, 0.003 is usual; change --codes.epsilon")
+        raise InputError(f"codes.epsilon is {epsilon}; it must be positive, 0.001 is usual; change --codes.epsilon")
     gram_edit, gram_keep, spread = (x.cpu().double() for x in (gram_edit, gram_keep, spread))
     dims = gram_edit.shape[:-1].numel()
     if num_codes > dims:
