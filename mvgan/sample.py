@@ -15,7 +15,7 @@ from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.nets.space import in_space_of
 from mvgan.storage.uri import Store, open_store
-from mvgan.train.export import damaged, exported_files, load_weights, read_json, read_tensors
+from mvgan.train.export import check_codes, damaged, exported_files, load_weights, read_json, read_tensors
 from mvgan.train.pairs import to_uint8
 from mvgan.train.state import seed_of
 from mvgan.validation import check_pairs, validate
@@ -58,17 +58,21 @@ class Generator:
 
     @classmethod
     def of_files(cls, store: Store, run: Run, source_fps: float, files: Mapping[str, bytes], device: torch.device | str) -> "Generator":
-        """The networks of `run` with the weights in `files`, by their names in export/ of the run at `store`, or there where not given."""
+        """The networks of `run` with the weights in `files`, the exports of the run at `store` by their names.
+
+        Raises InputError when they are not those of the settings, or the codes are of another generator.
+        """
         pairs = nets.Generator(run.network, run.resolution)
-        load_weights(store, "generator.safetensors", pairs, files.get("generator.safetensors"))
-        codes = read_tensors(store, "codes.safetensors", "backward", "forward", content=files.get("codes.safetensors"))
+        load_weights(store, "generator.safetensors", pairs, files["generator.safetensors"])
+        codes = read_tensors(store, "codes.safetensors", "backward", "forward", content=files["codes.safetensors"])
         layers = pairs.synthesis.num_ws if run.codes.space == "w+" else 1
         for direction in ("backward", "forward"):
             shape, expected = list(codes[direction].shape), [run.num_codes, layers * run.network.w_dim]
             if shape != expected:
                 raise damaged(store, "codes.safetensors", f"{direction} is {shape}; by the settings it is {expected}")
         latent = LatentGenerator(run.network.w_dim, run.video.hidden, run.num_codes, run.video.residual)
-        load_weights(store, "latent.safetensors", latent, files.get("latent.safetensors"))
+        load_weights(store, "latent.safetensors", latent, files["latent.safetensors"])
+        check_codes(store, files["generator.safetensors"])
         stacked = torch.stack([codes["backward"], codes["forward"]])
         for network in (pairs, latent):
             network.to(device).eval().requires_grad_(False)

@@ -58,12 +58,9 @@ def export_codes(folder: RunFolder) -> None:
 def exported_files(store: Store, stage: str, own: bytes | None = None) -> dict[str, bytes]:
     """All `EXPORTS` of `stage` of the run at `store`, by their names; `own` in place of the weights of `stage` itself.
 
-    Raises InputError when one is missing, or the codes are of another generator.
+    Raises InputError when one is missing.
     """
-    files = {name: own if own is not None and name == WEIGHTS[stage] else read_exported(store, name) for name in EXPORTS[stage]}
-    if stage == "video":
-        check_codes(store, files[WEIGHTS["pairs"]])
-    return files
+    return {name: own if own is not None and name == WEIGHTS[stage] else read_exported(store, name) for name in EXPORTS[stage]}
 
 
 def check_codes(store: Store, weights: bytes) -> None:
