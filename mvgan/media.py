@@ -80,7 +80,9 @@ def _write_yuv(path: str, images: Iterator[np.ndarray], size: tuple[int, int], f
 
 def _yuv_stream(container: Any, path: str, fps: float) -> Any:
     if path.lower().endswith(".mp4"):
-        return container.add_stream("libx264", rate=_rate(fps), options={"crf": "16", "preset": "medium", "x264-params": "log-level=error"})
+        # Without cpu-independent its AVX-512 code for mbtree now and then gives another file of the same frames.
+        params = "log-level=error:cpu-independent=1"
+        return container.add_stream("libx264", rate=_rate(fps), options={"crf": "16", "preset": "medium", "x264-params": params})
     return container.add_stream("libvpx-vp9", rate=_rate(fps), options={"crf": "20", "b": "0", "cpu-used": "4", "row-mt": "0"})
 
 
