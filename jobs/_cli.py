@@ -37,7 +37,7 @@ class Settings:
     """Flags of every verb that has a config."""
 
     preset: str = "demo"
-    """Settings to start from: demo, smoke, gpu64, gpu128, ucf101, faceforensics or skytimelapse (see mvgan/presets.py)."""
+    """Settings to start from: demo, smoke, tiny, gpu64, gpu128, ucf101, faceforensics or skytimelapse (see mvgan/presets.py)."""
     config: str | None = None
     """YAML file with settings that go before the preset's; flags go before both."""
     print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -62,14 +62,14 @@ class Place:
         return f"{self.storage.rstrip('/')}/{self.name or default}"
 
 
-def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
-    """Parse the flags of a verb and run it.
+def main(verb: Callable[[T], Any], flags: type[T], description: str, read: Callable[[list[str]], list[str]] = list) -> None:
+    """Parse the flags of a verb and run it. `read` may take arguments for itself, and returns the others.
 
     A user's mistake prints one line and exits with status 2; so does, with status 1, what ends a run in an expected way.
     """
     try:
         try:
-            _main(verb, flags, description)
+            _main(verb, flags, description, read)
         except SystemExit as stop:
             if stop.code:
                 raise
@@ -81,12 +81,12 @@ def main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
         sys.exit(EXIT_READER_LEFT)
 
 
-def _main(verb: Callable[[T], Any], flags: type[T], description: str) -> None:
+def _main(verb: Callable[[T], Any], flags: type[T], description: str, read: Callable[[list[str]], list[str]]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("ray", "botocore", "boto3", "s3fs", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        arguments = parse(flags, sys.argv[1:], description)
+        arguments = parse(flags, read(sys.argv[1:]), description)
         if isinstance(arguments, Settings) and arguments.print_config:
             print(yaml.safe_dump(to_dict(arguments.settings), sort_keys=False), end="")
             return
@@ -116,6 +116,20 @@ def _reader_left() -> bool:
     if left:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return left
+
+
+def flag_value(flag: str, kind: Any, text: str) -> Any:
+    """What `text` means as the value of a setting of this kind. Raises InputError when it is none."""
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{flag} is true or false; got {text!r}")
+        return text.lower() == "true"
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(errors):
+            return tyro.cli(kind, args=["--", text], prog=_program())
+    except SystemExit:
+        raise InputError(f"{flag} {text}: {_mistake(errors.getvalue())}; see --help") from None
 
 
 def parse(flags: type[T], argv: list[str], description: str) -> T:

@@ -30,7 +30,7 @@ def find_codes(folder: RunFolder, resources: Resources) -> None:
         check_room(resources)
         export_weights(folder, "pairs")  # codes.select may have changed since stage 1 ended
         epoch = folder.commits("codes").claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-        _factorize_latents(folder, resources)
+        factorize_latents(folder, resources)
         ((tensors, summary),) = run_tasks(_find, [(folder.uri,)], resources, "codes", "sets of codes", FEWER)
         for line in summary["warnings"]:
             print(f"codes: {line}", flush=True)
@@ -38,10 +38,10 @@ def find_codes(folder: RunFolder, resources: Resources) -> None:
         files = stage.commit_files(folder, tensors, summary, measures)
         folder.commits("codes").write(folder.run.latents, epoch, files, {"complete": True})
     export_codes(folder)
-    forget(folder.store)
+    forget(folder)
 
 
-def _factorize_latents(folder: RunFolder, resources: Resources) -> None:
+def factorize_latents(folder: RunFolder, resources: Resources) -> None:
     """Have all latents factorized and kept; says how many were known from before."""
     arguments = [(folder.uri, index) for index in range(folder.run.latents)]
     known = 0

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -66,6 +66,8 @@ def _connect(resources: Resources) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         return
+    # Leaders, consoles and streams take no CPU, so there are more processes than Ray expects on so few, of which it would warn.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     ray.init(
         address="local",
         num_cpus=own_cpus(resources),
@@ -135,6 +137,20 @@ def fits(cluster: Sequence[Node], resources: Resources) -> bool:
     """Whether the nodes hold the workers and, beside them, a decoding task for each: otherwise training would hang."""
     decoding = sum(math.floor(node.cpus / DECODE_CPUS) for node in cluster) - resources.workers / DECODE_CPUS
     return places(cluster, resources) >= resources.workers and decoding >= resources.workers
+
+
+def teams(cluster: Sequence[Node], resources: Resources) -> int:
+    """How many trainings with these `resources` the nodes hold at once."""
+    count = 0
+    while fits(cluster, replace(resources, workers=(count + 1) * resources.workers)):
+        count += 1
+    return count
+
+
+def shared_threads(resources: Resources, at_once: int) -> Resources:
+    """`resources` whose threads, where none are asked for, are a worker's share of this machine's cores beside so many trainings."""
+    count = resources.threads or worker_threads(at_once * resources.workers)
+    return replace(resources, threads=count)
 
 
 def check_room(resources: Resources) -> None:

@@ -83,9 +83,10 @@ def _options(resources: Resources) -> dict[str, Any]:
     A GPU task that starts a process each time costs 0.8 s, so with max_calls 0 a process stays for the next one, which may have
     another GPU. CUDA, once started, would not see that one, were it not for ALL_VISIBLE.
     """
+    anywhere = {"scheduling_strategy": "DEFAULT"}  # else tasks of a trial stay within what Ray Tune has set aside for its leader
     if not resources.gpu:
-        return {}
-    return {"num_gpus": resources.gpu_share, "max_calls": 0, "runtime_env": {"env_vars": {ALL_VISIBLE: "1"}}}
+        return anywhere
+    return anywhere | {"num_gpus": resources.gpu_share, "max_calls": 0, "runtime_env": {"env_vars": {ALL_VISIBLE: "1"}}}
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

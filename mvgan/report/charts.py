@@ -108,6 +108,30 @@ def ratios_chart(edits: dict[str, Any], direction: str, least: tuple[float, floa
     return _svg(figure, f"ratios {direction}", f"Line chart of the edit ratios of {direction} codes; medians: {medians}")
 
 
+Point = tuple[float, float]
+"""A figure with its error."""
+
+
+def sweep_chart(title: str, across: str, places: Sequence[str], lines: dict[str, dict[str, Point]]) -> str:
+    """A figure of trials against one setting, whose values are `places`, a line for each combination of the others."""
+    figure, axes = _axes(across, title)
+    for number, (name, points) in enumerate(lines.items()):
+        # Beside each other, as error bars at one place would cover each other.
+        shift = 0.08 * (number - (len(lines) - 1) / 2)
+        found = [(places.index(place) + shift, *points[place]) for place in places if place in points]
+        at, values, errors = zip(*found, strict=True)
+        axes.errorbar(at, values, errors, color=LINES[number % len(LINES)], marker="o", markersize=4, capsize=3, linewidth=1, label=name)
+    axes.set_xticks(range(len(places)), places)
+    axes.set_ylim(bottom=0)
+    if any(lines):
+        _legend(axes)
+    told = []
+    for name, points in lines.items():
+        words = ", ".join(f"{points[place][0]:.3g} at {place}" for place in places if place in points)
+        told.append(f"{name or title}: {words}")
+    return _svg(figure, f"sweep {title} {across}", f"Line chart of {title} against {across}: {'; '.join(told)}")
+
+
 def panel(draw: Callable[[Axes], str], name: str) -> str:
     """A chart by `draw`, which draws on the axes in INK and LINES and returns what it shows in words."""
     figure, axes = _axes("", "")

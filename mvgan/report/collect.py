@@ -28,7 +28,7 @@ from mvgan.report.gates import (
 from mvgan.sample import Generator
 from mvgan.storage.run import RECORD, RunFolder
 from mvgan.train.export import read_json, read_tensors
-from mvgan.train.hooks import History
+from mvgan.train.hooks import History, read_metrics
 from mvgan.train.session import plan_of
 
 
@@ -66,7 +66,7 @@ class Facts:
 def collect(folder: RunFolder) -> Facts:
     """Read the run. Raises InputError when stage 1 has not written its first metrics."""
     store = folder.store
-    pairs_history = _history(folder, "pairs")
+    pairs_history = read_metrics(folder.home("pairs"), "pairs")
     if not pairs_history:
         raise InputError(
             f"run {folder.uri} has no metrics of stage pairs yet; run `python -m jobs.pairs` or `python -m jobs.pipeline` on it first"
@@ -80,19 +80,11 @@ def collect(folder: RunFolder) -> Facts:
         versions=json.loads(store.read(RECORD)).get("versions", {}),
         missing=missing,
         pairs_history=pairs_history,
-        video_history=_history(folder, "video"),
+        video_history=read_metrics(store, "video"),
         codes=read_json(store, "codes.json") if has_codes else None,
         code_tensors=read_tensors(store, "codes.safetensors", "backward", "forward", "mean_grams") if has_codes else None,
         generator=None if missing else Generator.load(folder.uri),
     )
-
-
-def _history(folder: RunFolder, stage: str) -> History:
-    try:
-        text = folder.store.read(f"{stage}/metrics.jsonl").decode()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def all_gates(facts: Facts, real: Measure | None) -> list[Gate]:

@@ -44,6 +44,8 @@ thead th{color:var(--soft);font-weight:500}
 tbody th{font-weight:600}
 .plain{width:auto;min-width:50%}
 caption{text-align:left}
+.wide{overflow-x:auto}
+.wide td,.wide th{overflow-wrap:normal;white-space:nowrap;padding-right:1.25rem}
 .mark{font-weight:700;white-space:nowrap}
 .pass{color:var(--pass)}.fail{color:var(--fail)}.open{color:var(--open)}
 details{margin:.5rem 0}
@@ -150,6 +152,16 @@ def table(rows: Sequence[tuple[object, object]], caption: str) -> str:
     """Names and values."""
     cells = "".join(f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>' for name, value in rows)
     return f'<table class="plain"><caption class="soft">{text(caption)}</caption><tbody>{cells}</tbody></table>'
+
+
+def grid_table(heads: Sequence[str], rows: Sequence[Sequence[object]], caption: str) -> str:
+    """A table with a row of heads, which scrolls where it is wider than the page."""
+    top = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}"><table><caption class="soft">{text(caption)}</caption>'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def config_tables(config: dict[str, Any]) -> str:

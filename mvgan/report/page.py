@@ -102,7 +102,7 @@ def _pairs(facts: Facts) -> markup.Section:
             f"Real pairs as in training: two frames side by side, {_joined(run.interval)} frames ({spans} ms) apart, in either order.",
         )
     ]
-    grids = pictures.sample_pictures(facts.folder.store, "pairs")
+    grids = pictures.sample_pictures(facts.folder.home("pairs"), "pairs")
     if grids:
         parts.append(
             markup.image(
@@ -117,7 +117,7 @@ def _pairs(facts: Facts) -> markup.Section:
 def _over_time(facts: Facts) -> markup.Section:
     body = ""
     for stage, unit, what in (("pairs", "pairs", "Pairs"), ("video", "clips", "Videos, a row each")):
-        grids = pictures.sample_pictures(facts.folder.store, stage)
+        grids = pictures.sample_pictures(facts.folder.home(stage), stage)
         if not grids:
             body += markup.notice(f"Stage {stage} has drawn no samples yet.")
             continue

@@ -29,6 +29,8 @@ def collect_run(folder: RunFolder, dry_run: bool) -> list[Leftover]:
     """Remove, or with `dry_run` only find, the data and records of all stages that count as no commit."""
     found = []
     for stage in STAGES[1:]:
+        if folder.home(stage) != folder.store:
+            continue  # another run's, where its own driver may be at work
         commits = folder.commits(stage)
         paths = commits.uncommitted() if dry_run else commits.remove_uncommitted({"gc": socket.gethostname(), "pid": os.getpid()})
         found += [Leftover("of no commit", f"{stage}/{path}", size) for path, size in paths.items()]

@@ -30,6 +30,8 @@ class RunFolder:
     store: Store
     run: Run
     data: str
+    stage_1_of: str | None = None
+    """Another run, whose stage 1 this one takes: trials of a sweep share pair generators."""
 
     @property
     def uri(self) -> str:
@@ -38,7 +40,11 @@ class RunFolder:
 
     def commits(self, stage: str) -> Commits:
         """The commits of `stage`: pairs, codes or video."""
-        return Commits(self.store, stage)
+        return Commits(self.home(stage), stage)
+
+    def home(self, stage: str) -> Store:
+        """Where commits, metrics and samples of `stage` are: here, or for stage 1 maybe in the run that it is taken from."""
+        return open_store(self.stage_1_of) if stage == "pairs" and self.stage_1_of else self.store
 
     def complete(self, stage: str) -> Commit | None:
         """The newest commit of `stage`, if it verifies and ends the stage."""
@@ -77,29 +83,31 @@ def read_run(uri: str) -> RunFolder:
     if not isinstance(record.get("config"), dict) or not isinstance(record.get("data"), str):
         raise InputError(f"{uri}/{RECORD} is damaged (config or data is missing); restore it, or start {ANOTHER_NAME}")
     try:
-        return RunFolder(store, validate(from_dict(Run(), record["config"])), record["data"])
+        return RunFolder(store, validate(from_dict(Run(), record["config"])), record["data"], record.get("stage_1_of"))
     except InputError as error:
         raise InputError(f"{uri}/{RECORD} is damaged or of another version ({error}); restore it, or start {ANOTHER_NAME}") from None
 
 
-def open_run(uri: str, run: Run, data: str) -> RunFolder:
-    """Create the run at `uri`, or open it again with the same config.
+def open_run(uri: str, run: Run, data: str, stage_1_of: str | None = None) -> RunFolder:
+    """Create the run at `uri`, whose stage 1 may be that of another one, or open it again with the same config.
 
     A setting may change as long as no stage that it shapes has begun. Raises InputError, naming the differences, when one has.
     """
-    store, record = open_store(uri), json.dumps(_record(run, data), indent=1).encode()
-    if not store.exists(RECORD) and store.create(RECORD, record):  # of two drivers at once, the second is asked as below
-        return RunFolder(store, run, data)
+    store = open_store(uri)
+    if not store.exists(RECORD) and store.create(
+        RECORD, _record(run, data, stage_1_of)
+    ):  # of two drivers at once, the second is asked as below
+        return RunFolder(store, run, data, stage_1_of)
     changed = check_run(uri, run, data)
+    folder = RunFolder(store, run, data, read_run(uri).stage_1_of)
     if changed:
-        folder = RunFolder(store, run, data)
         if folder.commits("codes").begun() and not folder.complete("codes"):
             # A driver of the old settings that was thought dead can then commit no codes; if it has done so meanwhile, we stop.
             folder.commits("codes").claim({"changed": sorted(changed)})
             check_run(uri, run, data)
         logger.info("run %s: changed settings of stages that have not begun: %s", uri, ", ".join(changed))
-        store.write(RECORD, record)
-    return RunFolder(store, run, data)
+        store.write(RECORD, _record(run, data, folder.stage_1_of))
+    return folder
 
 
 @contextmanager
@@ -135,6 +143,7 @@ def _refuse_changes(old: RunFolder, changed: dict[str, tuple[Any, Any]]) -> None
         )
 
 
-def _record(run: Run, data: str) -> dict[str, Any]:
+def _record(run: Run, data: str, stage_1_of: str | None) -> bytes:
     versions = {package: version(package) for package in PACKAGES} | {"python": sys.version.split()[0]}
-    return {"format_version": FORMAT_VERSION, "config": to_dict(run), "data": data, "versions": versions}
+    record = {"format_version": FORMAT_VERSION, "config": to_dict(run), "data": data, "versions": versions}
+    return json.dumps(record | ({"stage_1_of": stage_1_of} if stage_1_of else {}), indent=1).encode()

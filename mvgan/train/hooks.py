@@ -14,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from torch import Tensor
 
+from mvgan.storage.store import Store
 from mvgan.train.guard import SECONDS, SKIPPED
 from mvgan.train.outbox import Outbox
 from mvgan.train.ranks import Ranks
@@ -137,6 +138,14 @@ class _Board:
 def write_metrics(outbox: Outbox, name: str, history: History) -> None:
     """Write `<name>/metrics.jsonl`: all records so far."""
     outbox.put(f"{name}/metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode())
+
+
+def read_metrics(store: Store, name: str) -> History:
+    """All records that `write_metrics` has written so far."""
+    try:
+        return [json.loads(line) for line in store.read(f"{name}/metrics.jsonl").splitlines()]
+    except FileNotFoundError:
+        return []
 
 
 class Sampler:

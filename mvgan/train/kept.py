@@ -1,6 +1,6 @@
 """What stage 2 keeps of each latent until its codes are committed, so that a run that is killed computes nothing twice.
 
-Below the run's folder, in `codes/kept/`, each a sealed file of safetensors (`mvgan.storage.sealed`):
+Below the folder of the run that trained the generator, in `codes/kept/`, each a sealed file of safetensors (`mvgan.storage.sealed`):
 
 - `<latent>-<key>.grams`: both Grams, in W+ those of each layer.
 - `<latent>-<key>.factors`: their factorizations, where there are any.
@@ -22,14 +22,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mvgan.config import to_dict
+from mvgan.config import Codes, to_dict
 from mvgan.motion.factorize import FRAMES, Sample, needs_factors
 from mvgan.motion.rpca import LowRank
 from mvgan.nets.space import blocks
 from mvgan.storage.commit import Damaged
 from mvgan.storage.run import RunFolder
 from mvgan.storage.sealed import read_sealed, write_sealed
-from mvgan.storage.store import Store
 
 
 FOLDER = "codes/kept"
@@ -49,12 +48,18 @@ NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
 Tensors = dict[str, Tensor]
 
 
+def kept_settings(codes: Codes) -> dict[str, Any]:
+    """The settings of stage 2 that shape what is kept."""
+    shaping = GRAM_SETTINGS + (FACTOR_SETTINGS if needs_factors(codes) else ())
+    return {name: getattr(codes, name) for name in shaping}
+
+
 class Kept:
     """What is kept of one latent of a run, whose pair generator has the exported `weights` and is computed in `dtype` on `device`."""
 
     def __init__(self, folder: RunFolder, index: int, weights: bytes, dtype: torch.dtype, device: torch.device) -> None:
-        run = folder.run
-        self._store, self._index, codes = folder.store, index, to_dict(run.codes)
+        run, settings = folder.run, kept_settings(folder.run.codes)
+        self._store, self._index = folder.home("pairs"), index
         self._gram = {
             "format": FORMAT,
             "generator_sha256": hashlib.sha256(weights).hexdigest(),
@@ -64,10 +69,10 @@ class Kept:
             "index": index,
             "dtype": str(dtype),
             "device": device.type,
-            **{name: codes[name] for name in GRAM_SETTINGS},
+            **{name: settings[name] for name in GRAM_SETTINGS},
         }
         self._needs_factors = needs_factors(run.codes)
-        self._factors = {**self._gram, **{name: codes[name] for name in FACTOR_SETTINGS}}
+        self._factors = self._gram | settings
         self.made = 0
         """How many files were not there and had to be made."""
         self.notes: list[str] = []
@@ -106,10 +111,10 @@ class Kept:
             return None
 
 
-def forget(store: Store) -> None:
-    """Remove what is kept of all latents, once their codes are committed."""
-    for path in store.list(f"{FOLDER}/"):
-        store.delete(path)
+def forget(folder: RunFolder) -> None:
+    """Remove what is kept of all latents, once their codes are committed; what other runs share stays."""
+    for path in () if folder.stage_1_of else folder.store.list(f"{FOLDER}/"):
+        folder.store.delete(path)
 
 
 def _pack(sample: Sample) -> Tensors:

@@ -68,13 +68,14 @@ def test_presets_fit_together(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_explain_themselves(name: str) -> None:
     """The docstring gives the command."""
-    command = "`make demo" if name in ("demo", "smoke") else f"`python -m jobs.pipeline --preset {name} "
+    commands = {"demo": "`make demo", "smoke": "`make demo", "tiny": "`python -m jobs.reproduce table5 --scale tiny "}
+    command = commands.get(name, f"`python -m jobs.pipeline --preset {name} ")
     assert command in (PRESETS[name].__doc__ or "")
 
 
 def test_unknown_preset() -> None:
     with pytest.raises(
-        InputError, match="unknown preset 'big'; choose one of demo, smoke, gpu64, gpu128, ucf101, faceforensics, skytimelapse"
+        InputError, match="unknown preset 'big'; choose one of demo, smoke, tiny, gpu64, gpu128, ucf101, faceforensics, skytimelapse"
     ):
         preset("big")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs._cli import Place
+from jobs._source import Source
 from jobs.pipeline import Flags
 
 
@@ -72,4 +73,4 @@ def test_make_demo_with_a_dollar(tmp_path: Path) -> None:
     ],
 )
 def test_the_name_of_a_run(videos: str | None, name: str | None, expected: str) -> None:
-    assert Flags(preset="smoke", videos=videos, place=Place("runs", name)).uri() == expected
+    assert Flags(preset="smoke", source=Source(videos=videos), place=Place("runs", name)).uri() == expected

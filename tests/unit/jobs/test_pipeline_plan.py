@@ -42,7 +42,7 @@ def test_codes_of_single_layers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_a_preset_that_needs_videos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The plan counts no synthetic videos, which the run itself would not render."""
     said = plan(monkeypatch, capsys, "--preset", "ucf101", "--storage", str(tmp_path / "runs"))
-    assert said.startswith("ingest: preset ucf101 needs videos; give --videos or --data (synthetic ones are for demo and smoke)\n")
+    assert said.startswith("ingest: preset ucf101 needs videos; give --videos or --data (synthetic ones are for demo, tiny, smoke)\n")
     assert "video: 5 epochs of one clip per video" in said and "synthetic videos" not in said and "clips of" not in said
 
 

@@ -163,9 +163,13 @@ def test_a_cluster_without_room_is_told_before_ingest(clips: str, tmp_path: Path
 
     monkeypatch.setattr("jobs.pipeline.session", session)
     monkeypatch.setattr("jobs.pipeline.check_room", no_room)
-    monkeypatch.setattr("jobs.pipeline.ingest", pytest.fail)
+    monkeypatch.setattr("jobs._source.ingest", pytest.fail)
     flags = jobs.pipeline.Flags(
-        preset="smoke", settings=smoke(), resources=Resources(gpu=True), videos=clips, place=jobs.pipeline.Place(str(tmp_path))
+        preset="smoke",
+        settings=smoke(),
+        resources=Resources(gpu=True),
+        source=jobs.pipeline.Source(videos=clips),
+        place=jobs.pipeline.Place(str(tmp_path)),
     )
     with pytest.raises(InputError, match="a CPU and a GPU"):
         jobs.pipeline.run(flags)

@@ -203,7 +203,7 @@ def test_killed_in_the_fourth_of_six_latents(folder: RunFolder, computed: list[s
     found = [stage.factorize(folder, index, CPU) for index in range(6)]
     assert computed == [*left, *["grams", "factors"] * 2]
     assert [latent.known for latent in found] == [True] * 3 + [False] * 3
-    forget(folder.store)
+    forget(folder)
     assert folder.store.list(f"{FOLDER}/") == {}
     assert [bits(stage.factorize(folder, index, CPU).sample) for index in range(6)] == [bits(latent.sample) for latent in found]
 
@@ -212,7 +212,7 @@ def test_only_what_is_kept_is_forgotten(folder: RunFolder) -> None:
     before = folder.store.list()
     stage.factorize(folder, 0, CPU)
     folder.store.write("codes/kept-by-me", b"the user's own")
-    forget(folder.store)
+    forget(folder)
     assert folder.store.list().keys() == {*before, "codes/kept-by-me"}
 
 
@@ -224,5 +224,5 @@ def test_on_s3(folder: RunFolder, computed: list[str], s3: str) -> None:
     first = stage.factorize(there, 0, CPU)
     assert bits(stage.factorize(there, 0, CPU).sample) == bits(first.sample) == bits(stage.factorize(folder, 0, CPU).sample)
     assert computed == ["grams", "factors"] * 2
-    forget(store)
+    forget(there)
     assert store.list(f"{FOLDER}/") == {}

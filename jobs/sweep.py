@@ -1,0 +1,124 @@
+"""A sweep: any settings with several values, a trial for each combination, and a page that compares them."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from jobs._axes import Axes, split_axes
+from jobs._cli import Place, Settings, main
+from jobs._plan import print_ingest
+from jobs._source import Source
+from mvgan.config import Ended, InputError, Run
+from mvgan.data.ingest import Plan
+from mvgan.distributed.resources import check_room, session
+from mvgan.distributed.sweep import Failures, run_sweep
+from mvgan.report.sweep import build_sweep_page
+from mvgan.storage.holder import held
+from mvgan.storage.uri import open_store
+from mvgan.sweep import EVALUATIONS, Sweep, SweepFolder, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
+from mvgan.train.initial import check_initial
+from mvgan.train.session import TRAINED, check_workers, plan_of
+
+
+@dataclass(frozen=True)
+class Flags(Settings):
+    """Flags of this verb."""
+
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
+    place: Annotated[Place, tyro.conf.arg(name="")] = field(default_factory=Place)
+    at_once: int = 0
+    """Most runs at a time; 0 takes as many as the cluster has room for."""
+    halving: int = 0
+    """Early stopping (ASHA): of the trials measured after as many clips, one in so many goes on. 0 trains all to their end."""
+
+    def uri(self) -> str:
+        """The sweep's folder: without a name that of the preset and the videos."""
+        return self.place.uri(f"sweep-{self.source.name(self.preset)}")
+
+
+def run(flags: Flags, axes: Axes) -> None:
+    """Train what is not done yet and compare all of it, or with --dry-run say what would run."""
+    uri = flags.uri()
+    sweep = Sweep(_measured(flags.settings), axes, open_store(flags.source.shards_at(uri)).uri)
+    plan = _check(flags, sweep, uri)
+    if flags.dry_run:
+        _print_plan(sweep, uri, plan)
+        return
+    with held(open_store(uri), "sweep"):
+        source = flags.source.render(uri, flags.preset, sweep.base)
+        with session(flags.resources):
+            check_room(flags.resources)
+            source.shards(uri, sweep.base, "sweep")
+            for trial in distinct_generators(sweep.trials()).values():
+                source.check(uri, trial.run)  # other intervals may need longer videos
+            folder = open_sweep(uri, sweep)
+            failed = run_sweep(folder, flags.resources, flags.at_once, flags.halving)
+        _conclude(folder, failed)
+
+
+def _measured(settings: Run) -> Run:
+    """With measures of stage 3, as trials are compared by them."""
+    evaluations = settings.video.evaluations or EVALUATIONS
+    return dataclasses.replace(settings, video=dataclasses.replace(settings.video, evaluations=evaluations))
+
+
+def _check(flags: Flags, sweep: Sweep, uri: str) -> Plan | None:
+    """Raise InputError for all that reading alone can tell; returns what ingest would do with --videos."""
+    if flags.at_once < 0:
+        raise InputError(f"--at-once is {flags.at_once}; give 1 or more runs, or 0 for as many as there is room for")
+    if flags.halving < 0 or flags.halving == 1:
+        raise InputError(f"--halving is {flags.halving}; give 2 or more, one in so many goes on, or 0 for no early stopping")
+    flags.source.refuse(flags.preset, uri, flags.dry_run)
+    check_sweep(uri, sweep)
+    for trial in sweep.trials():
+        for stage in TRAINED:
+            check_workers(trial.run, stage, flags.resources.workers)
+        check_initial(trial.run, uri)
+    for trial in distinct_generators(sweep.trials()).values() if flags.source.data else ():
+        flags.source.check(uri, trial.run)
+    return flags.source.plan(uri, sweep.base)
+
+
+def _print_plan(sweep: Sweep, uri: str, plan: Plan | None) -> None:
+    trials = sweep.trials()
+    if plan is not None:
+        print_ingest(plan)
+    for trial in distinct_generators(trials).values():
+        print(f"pair generator of {described(trial.generator_values)}: {plan_of(trial.run, 'pairs', 0).end:,} pairs")
+    for trial in trials:
+        print(f"trial of {described(trial.values)}: {trial.run.num_codes} codes each way, then stage 3")
+    print(f"sweep: {len(distinct_generators(trials))} pair generators and {len(trials)} trials, to {uri}/sweep.html")
+
+
+def _conclude(folder: SweepFolder, failed: Failures) -> None:
+    """Write figures and page, and end with status 1 where a trial has failed."""
+    outcomes = [outcome(folder, trial) for trial in folder.sweep.trials()]
+    for path in write_results(folder, outcomes):
+        print(path)
+    print(build_sweep_page(folder, outcomes, failed))
+    if failed:
+        raise Ended(f"{len(failed)} of {len(outcomes)} trials have failed; the same command tries them again and repeats no other")
+
+
+def cli() -> None:
+    """Run the verb: several values of a setting are taken from the command line before the flags are."""
+    axes: Axes = {}
+
+    def read(argv: list[str]) -> list[str]:
+        found, rest = split_axes(argv)
+        axes.update(found)
+        return rest
+
+    main(
+        lambda flags: run(flags, axes),
+        Flags,
+        "Train a video generator for each combination of several values of settings, as in `--interval 2 3 4 2,3,4 --num-codes 10 30`, "
+        "and compare them. Pair generators and Grams that trials share are made once. What is done is skipped.",
+        read,
+    )
+
+
+if __name__ == "__main__":
+    cli()

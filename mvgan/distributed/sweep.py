@@ -1,0 +1,240 @@
+"""A sweep on Ray Tune, in phases that never wait for each other: all pair generators, then the Grams, then the trials.
+
+Tune decides which run is at work and which is stopped early; what a run has done is in its own commits, from which it goes on
+after any end. So Tune's notes are for one start alone, in a temporary folder: on object storage they would be a second truth,
+written by a library that gives up after three tries.
+"""
+
+import functools
+import logging
+import os
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from mvgan.config import Ended, InputError, Resources
+from mvgan.data.shards import ShardSet
+from mvgan.distributed.codes import factorize_latents, find_codes
+from mvgan.distributed.resources import check_room, nodes, shared_threads, teams
+from mvgan.distributed.trainer import train_stage
+from mvgan.storage.holder import held
+from mvgan.storage.run import RunFolder
+from mvgan.sweep import SweepFolder, Trial, described, distinct_generators
+from mvgan.train.export import WEIGHTS, export_weights
+from mvgan.train.hooks import read_metrics
+from mvgan.train.kept import kept_settings
+from mvgan.train.session import plan_of
+from mvgan.train.state import UNITS
+
+
+POLL_S = 2.0
+"""Time between two looks at what training has measured."""
+
+DRIVER: dict[str, float] = {"CPU": 0, "memory": 512 * 2**20}
+"""What the process asks for that leads a run: no CPU, as leaders that hold the CPUs of their own workers would wait for ever."""
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+"""Tune writes no tables and no logs of its own, bears a last report without a measure, and leaves Ctrl-C to us."""
+
+
+ERROR_LOG = "logs/sweep-error.txt"
+"""In the folder of a run: what ended it that nobody foresaw."""
+
+Failures = dict[str, str]
+"""Why runs have failed, by their keys."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Runs of one kind, which Tune leads side by side. Travels to the processes that lead them."""
+
+    what: str
+    stage: str
+    """Whose measures tell how far a run is."""
+    folder: SweepFolder
+    trials: Mapping[str, Trial]
+    """By the keys of the runs."""
+    resources: Resources
+
+    def open(self, key: str) -> RunFolder:
+        """The run of this kind."""
+        trial = self.trials[key]
+        return self.folder.open_generator(trial) if self.stage == "pairs" else self.folder.open_trial(trial)
+
+    def finished(self, key: str) -> bool:
+        """Whether the run has exported what its stage makes."""
+        return self.open(key).store.exists(f"export/{WEIGHTS[self.stage]}")
+
+    def end(self, key: str) -> int:
+        """Images at the end of the stage."""
+        run = self.open(key)
+        return plan_of(run.run, self.stage, len(ShardSet.open(run.data, verify=False))).end
+
+    def name(self, key: str) -> str:
+        """The run for people."""
+        trial = self.trials[key]
+        shaping = trial.generator_values if self.stage == "pairs" else trial.values
+        return f"{self.what} of {described(shaping)}"
+
+    def train(self, run: RunFolder) -> None:
+        """Have the run do its part."""
+        with held(run.store, "sweep"):
+            if self.stage == "video":
+                find_codes(run, self.resources)
+            train_stage(run, self.stage, self.resources)
+
+
+def run_sweep(folder: SweepFolder, resources: Resources, at_once: int, halving: int) -> Failures:
+    """Train all that a sweep needs and that is not done; returns which runs have failed. Ray has been initialised.
+
+    at_once: most runs at a time; 0 takes as many as the cluster has room for. halving: of the trials that are measured after as
+    many clips, one in so many goes on (ASHA); 0 trains all to their end. Raises InputError when the cluster holds no run at all.
+    """
+    check_room(resources)
+    at_once = at_once or teams(nodes()[0], resources)
+    resources = shared_threads(resources, at_once)
+    trials = folder.sweep.trials()
+    generators = Phase("pair generator", "pairs", folder, distinct_generators(trials), resources)
+    failed = _tuned(generators, [key for key in generators.trials if not generators.finished(key)], at_once, None)
+    lost = {trial.key: f"its pair generator failed: {failed[trial.pairs_key]}" for trial in trials if trial.pairs_key in failed}
+    lost |= _grams([trial for trial in trials if trial.key not in lost], folder, resources)
+    phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources)
+    # With early stopping those that are done take part: by their measures others are judged.
+    due = [key for key in phase.trials if halving or not phase.finished(key)]
+    asha = _asha(phase, halving) if halving and due else None
+    return lost | _tuned(phase, due, at_once, asha)
+
+
+def _grams(trials: Sequence[Trial], folder: SweepFolder, resources: Resources) -> Failures:
+    """Have the latents of all trials factorized, each once for those that share it, by tasks that have the cluster to themselves."""
+    known, lost = set(), {}
+    for trial in trials:
+        settings = (trial.pairs_key, trial.run.codes.select, trial.run.latents, *kept_settings(trial.run.codes).items())
+        run = folder.open_trial(trial)
+        if settings in known or run.complete("codes") is not None:
+            continue
+        known.add(settings)
+        print(f"sweep: Grams of {described(trial.values)}", flush=True)
+        try:
+            export_weights(run, "pairs")
+            factorize_latents(run, resources)
+        except (InputError, Ended) as error:
+            lost[trial.key] = str(error)
+            known.discard(settings)
+    return lost
+
+
+def _asha(phase: Phase, halving: int) -> ASHAScheduler:
+    """Early stopping by clips: Tune's own count of reports starts again with each start."""
+    ends = [phase.end(key) for key in phase.trials]
+    first = min(trial.run.video.evaluations for trial in phase.trials.values())
+    grace = max(1, min(ends) // first)
+    return ASHAScheduler("clips", "frechet", "min", max_t=max(ends), grace_period=grace, reduction_factor=halving)
+
+
+def _tuned(phase: Phase, due: Sequence[str], at_once: int, scheduler: ASHAScheduler | None) -> Failures:
+    """Have Tune lead the runs `due`, so many at once; returns which have failed."""
+    if not due:
+        return {}
+    os.environ.update(QUIET)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    teller = _Teller(phase, len(due))
+    print(f"sweep: {len(due)} of {len(phase.trials)} {phase.what}s to train, {min(at_once, len(due))} at once", flush=True)
+    with tempfile.TemporaryDirectory(prefix="mvgan-tune-") as notes:
+        tune.Tuner(
+            tune.with_resources(functools.partial(_lead, phase=phase), tune.PlacementGroupFactory([DRIVER])),
+            param_space={"key": tune.grid_search(list(due))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, scheduler=scheduler),
+            run_config=tune.RunConfig(name=phase.stage, storage_path=notes, verbose=0, callbacks=[teller]),
+        ).fit()
+    return teller.failed
+
+
+def _lead(config: dict[str, Any], phase: Phase) -> None:
+    """What a process of Tune does: tell what the run has measured before, train it to its end, and tell what it measures meanwhile."""
+    key = config["key"]
+    run, end = phase.open(key), phase.end(key)
+    told = _tell(run, phase.stage, end, -1)
+    outcome: list[str] = []
+    if not (phase.stage == "video" and phase.folder.stopped(phase.trials[key])):
+        thread = threading.Thread(target=_train, args=(phase, run, outcome), daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            told = _tell(run, phase.stage, end, told)
+    measured = [record for record in read_metrics(run.store, phase.stage) if "frechet" in record]
+    last = {"clips": measured[-1]["images"], "frechet": measured[-1]["frechet"]} if measured else {}
+    tune.report({**last, "ended": True, "error": outcome[0] if outcome else None})
+
+
+def _tell(run: RunFolder, stage: str, end: int, told: int) -> int:
+    """Tell Tune of what was measured after more than `told` images, but for the end: what has got there is exported, not stopped."""
+    for record in read_metrics(run.store, stage):
+        if "frechet" in record and told < record["images"] < end:
+            told = record["images"]
+            tune.report({"clips": told, "frechet": record["frechet"], "ended": False})
+    return told
+
+
+def _train(phase: Phase, run: RunFolder, outcome: list[str]) -> None:
+    """Train; whatever ends it becomes a line, so that one run's failure is not the end of the others."""
+    try:
+        phase.train(run)
+    except (InputError, Ended) as error:
+        outcome.append(str(error))
+    except Exception as error:
+        run.store.write(ERROR_LOG, traceback.format_exc().encode())
+        outcome.append(f"{type(error).__name__}; see {run.store.uri}/{ERROR_LOG}")
+
+
+class _Teller(tune.Callback):
+    """Prints what becomes of the runs, and notes which have failed and which were stopped early."""
+
+    def __init__(self, phase: Phase, due: int) -> None:
+        self.phase, self.due, self.ended = phase, due, 0
+        self.failed: Failures = {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """A measure."""
+        if not result["ended"]:
+            unit = UNITS[self.phase.stage]
+            self._say(f"{self.phase.name(trial.config['key'])}: Frechet distance {result['frechet']:.4g} after {result['clips']:,} {unit}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The run has ended, or early stopping has ended it."""
+        key, result = trial.config["key"], trial.last_result
+        if result.get("error"):
+            self._fail(key, result["error"])
+            return
+        stopped = not result.get("ended")
+        if stopped:
+            self.phase.folder.stop(self.phase.trials[key], result["clips"])
+        self._end(key, "stopped early" if stopped or not self.phase.finished(key) else "done", result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The process that led the run has died."""
+        self._fail(trial.config["key"], "the process that led it has died; the same command goes on from its last commit")
+
+    def _fail(self, key: str, why: str) -> None:
+        self.failed[key] = why
+        self._end(key, f"failed: {why}", {})
+
+    def _end(self, key: str, how: str, result: dict[str, Any]) -> None:
+        self.ended += 1
+        figure = f", Frechet distance {result['frechet']:.4g}" if "frechet" in result else ""
+        self._say(f"{self.ended}/{self.due} {self.phase.what}s: {self.phase.name(key)} {how}{figure}")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(f"sweep: {line}", flush=True)

@@ -1,0 +1,91 @@
+"""A sweep on Ray Tune: killed and going on as a user would, on a cluster with room for two trials, and with early stopping."""
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mvgan.config import Resources
+from mvgan.distributed.resources import nodes, teams
+from mvgan.distributed.sweep import run_sweep
+from mvgan.storage.run import RunFolder
+from mvgan.sweep import Sweep, open_sweep, outcome
+from mvgan.train.hooks import read_metrics
+from tests.short_run import ROOT, command, environment
+from tests.unit.conftest import tiny_run
+
+
+__all__ = ["tiny_run"]  # a fixture
+
+GRID = ("--interval", "2", "3", "--num-codes", "2", "4", "--video.eval-clips", "16")
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """The commits of all runs that have exported what they are for, with their times, by which repeated work would show."""
+    done = [path.parents[1] for path in (*folder.glob("pairs/*/export/generator.*"), *folder.glob("trials/*/export/latent.*"))]
+    return {str(p): p.stat().st_mtime_ns for run in done for p in run.glob("*/commits/*.json")}
+
+
+def trials(commits: dict[str, int]) -> bool:
+    """Whether there are commits of a trial among them."""
+    return any("/trials/" in path for path in commits)
+
+
+def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path) -> None:
+    """SIGKILL once a trial is done and others are not; two pair generators serve four trials."""
+    flags = command(*GRID, "--videos", str(clips), "--storage", str(tmp_path), "--name", "s", job="sweep")
+    folder = tmp_path / "s"
+    first = subprocess.Popen(flags, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 400
+    while not trials(finished(folder)):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    before = finished(folder)
+    assert len(list((folder / "pairs").iterdir())) == 2 and not (folder / "results.csv").exists()
+
+    again = subprocess.run(flags, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Traceback" not in again.stderr and again.stdout.splitlines()[-1] == str(folder / "sweep.html")
+    assert "pair generators to train" not in again.stdout and " of 4 trials to train, 2 at once" in again.stdout
+    assert finished(folder).items() > before.items()
+    assert len(list((folder / "pairs").iterdir())) == 2 and len(list((folder / "trials").iterdir())) == 4
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["interval"], row["num_codes"], row["status"]) for row in rows] == [
+        (k, n, "done") for k in ("2", "3") for n in ("2", "4")
+    ]  # fmt: skip
+    assert all(float(row["frechet"]) > 0 for row in rows)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_more_trials_than_room_wait_and_none_starves(tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On four logical CPUs two trials run at a time, each a worker and its decoding; a third one comes after. Then ASHA stops a bad one.
+
+    With a spread of 5 in place of 0.02 of what drives the walk, videos leave what the generator knows from the start.
+    """
+    assert teams(nodes()[0], Resources()) == 2
+    base = dataclasses.replace(tiny_run.run, video=dataclasses.replace(tiny_run.run.video, evaluations=4))
+    folder = open_sweep(str(tmp_path / "s"), Sweep(base, {"num_codes": (1, 2, 3)}, tiny_run.data))
+    resources = Resources(threads=1, start_s=300)
+    assert run_sweep(folder, resources, 0, 0) == {}
+    said = capsys.readouterr().out
+    assert "sweep: 1 of 1 pair generators to train, 1 at once" in said and "sweep: 3 of 3 trials to train, 2 at once" in said
+    assert said.count(" done, Frechet distance") == 4
+    assert [outcome(folder, trial).status for trial in folder.sweep.trials()] == ["done"] * 3
+
+    folder = open_sweep(str(tmp_path / "s"), Sweep(base, {"video.init_std": (base.video.init_std, 5.0)}, tiny_run.data))
+    assert run_sweep(folder, resources, 1, 2) == {}
+    good, bad = (outcome(folder, trial) for trial in folder.sweep.trials())
+    assert (good.status, good.clips, bad.status) == ("done", 16, "stopped")
+    assert bad.clips < 16 and bad.frechet and good.frechet and bad.frechet > good.frechet
+    measured = len(read_metrics(folder.open_trial(bad.trial).store, "video"))
+    assert run_sweep(folder, resources, 1, 2) == {}  # what was stopped stays so, as long as trials are stopped early
+    assert len(read_metrics(folder.open_trial(bad.trial).store, "video")) == measured
+    assert outcome(folder, bad.trial).status == "stopped"

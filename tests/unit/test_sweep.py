@@ -1,0 +1,183 @@
+"""Which trials a sweep has, what they share, and what is told of them: against counting by hand and readers outside this code."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from mvgan.config import InputError, stage_of
+from mvgan.storage.gc import collect_run
+from mvgan.storage.run import RECORD, RunFolder, open_run, read_run
+from mvgan.sweep import Case, Sweep, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
+from mvgan.train.codes import factorize
+from mvgan.train.export import export_weights
+from mvgan.train.kept import FOLDER, forget
+from tests.unit.conftest import CPU, tiny_config
+
+
+def sweep(data: str = "/data", cases: tuple[Case, ...] = (), **axes: tuple[Any, ...]) -> Sweep:
+    return Sweep(tiny_config(), {path.replace("__", "."): values for path, values in axes.items()}, data, cases)
+
+
+def test_trials_are_the_grid_and_share_generators() -> None:
+    trials = sweep(interval=((2,), (3,), (2, 3)), num_codes=(1, 2), codes__method=("random", "generalized")).trials()
+    grid = [(k, n, m) for k in ((2,), (3,), (2, 3)) for n in (1, 2) for m in ("random", "generalized")]
+    assert [(t.run.interval, t.run.num_codes, t.run.codes.method) for t in trials] == grid
+    assert [tuple(t.values.values()) for t in trials] == grid
+    assert len({t.key for t in trials}) == 12 and len({t.pairs_key for t in trials}) == 3
+    assert all((a.pairs_key == b.pairs_key) == (a.run.interval == b.run.interval) for a in trials for b in trials)
+    assert [t.run.interval for t in distinct_generators(trials).values()] == [(2,), (3,), (2, 3)]
+
+
+def test_whatever_shapes_stage_1_makes_another_generator() -> None:
+    """By the stages that each setting shapes: those of stage 1 change both keys, later ones that of the trial alone."""
+    (plain,) = sweep().trials()
+    for path, value in {"seed": 5, "pairs.lr": 1e-3, "network.noise": False, "latents": 3, "video.lr": 1e-3, "codes.epsilon": 0.5}.items():
+        (other,) = sweep(**{path.replace(".", "__"): (value,)}).trials()
+        assert other.key != plain.key
+        assert (other.pairs_key != plain.pairs_key) == (stage_of(path) == "pairs")
+    assert sweep("/other").trials()[0].pairs_key != plain.pairs_key
+
+
+def test_cases_are_rows_of_an_ablation() -> None:
+    cases = (Case("TVD", {"video.d_r": False}), Case("BVD", {"video.d_v": False}), Case("ours", {}))
+    trials = sweep(cases=cases, seed=(0, 1)).trials()
+    assert [(t.values["case"], t.run.video.d_v, t.run.video.d_r, t.run.seed) for t in trials] == [
+        ("TVD", True, False, 0), ("TVD", True, False, 1), ("BVD", False, True, 0), ("BVD", False, True, 1), ("ours", True, True, 0),
+        ("ours", True, True, 1),
+    ]  # fmt: skip
+    assert len({t.pairs_key for t in trials}) == 2
+    assert described(trials[0].values) == "case TVD, seed 0"
+
+
+def test_the_same_settings_are_one_trial() -> None:
+    cases = (Case("ours", {}), Case("k = 4", {"interval": [4]}))
+    assert [t.values for t in sweep(cases=cases).trials()] == [{"case": "ours"}]
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"stride": (1, 2)}, "stride cannot be swept"),
+        ({"resolution": (16, 32)}, "resolution cannot be swept"),
+        ({"ingest__qp": (1, 2)}, "ingest.qp cannot be swept"),
+        ({"video__num_frames": (4, 8)}, "video.num_frames cannot be swept"),
+        ({"num_codes": (2, 2)}, "num_codes is given a value twice: 2, 2"),
+        ({"num_codes": (2, 400)}, "num_codes 400: num_codes 400 each way is more than the factorization can give"),
+        ({"interval": ((0,), (2,))}, "interval 0: interval 0 is below 1"),
+        ({"codes__method": ("generalized", "other")}, "codes.method"),
+        ({"pairs__nothing": (1, 2)}, "unknown setting 'pairs.nothing'"),
+    ],
+)
+def test_impossible_sweeps_are_told(axes: dict[str, tuple[Any, ...]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sweep(**axes).trials()
+
+
+def test_a_sweep_may_grow_but_not_change(tmp_path: Path) -> None:
+    uri = str(tmp_path / "sweep")
+    open_sweep(uri, sweep(num_codes=(1, 2)))
+    before = (tmp_path / "sweep" / "sweep.json").read_bytes()
+    check_sweep(uri, sweep(num_codes=(1, 2, 3), interval=((2,), (4,))))
+    with pytest.raises(InputError, match="holds a sweep of other settings: data was '/data', now '/other'"):
+        check_sweep(uri, sweep("/other", num_codes=(1, 2)))
+    other = dataclasses.replace(sweep(num_codes=(1, 2)), base=dataclasses.replace(tiny_config(), seed=9))
+    with pytest.raises(InputError, match="seed was 0, now 9"):
+        open_sweep(uri, other)
+    assert (tmp_path / "sweep" / "sweep.json").read_bytes() == before
+    check_sweep(uri, dataclasses.replace(other, axes={"seed": (8, 9)}))  # what varies is of the trials
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": 9, "config": {}, "data": ""}'])
+def test_a_damaged_record_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "sweep.json").write_bytes(content)
+    with pytest.raises(InputError, match="another --name"):
+        check_sweep(str(tmp_path), sweep())
+    assert (tmp_path / "sweep.json").read_bytes() == content
+
+
+def test_a_run_is_no_sweep(tiny_run: RunFolder) -> None:
+    with pytest.raises(InputError, match="holds a run; sweep under another --name"):
+        check_sweep(tiny_run.uri, sweep())
+
+
+@pytest.fixture
+def taken(tiny_run: RunFolder, tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+    """A finished run, and one that takes its stage 1."""
+    shutil.copytree(tiny_run.uri, tmp_path / "first")
+    first = read_run(str(tmp_path / "first"))
+    return first, open_run(str(tmp_path / "second"), first.run, first.data, first.uri)
+
+
+def test_a_run_may_take_stage_1_of_another(taken: tuple[RunFolder, RunFolder]) -> None:
+    first, second = taken
+    assert second.complete("pairs") == first.complete("pairs") is not None
+    assert second.complete("codes") is None and second.complete("video") is None
+    again = read_run(second.uri)
+    assert again == second and json.loads(second.store.read(RECORD))["stage_1_of"] == first.uri
+    export_weights(second, "pairs")
+    assert second.store.read("export/generator.safetensors") == first.store.read("export/generator.safetensors")
+    reopened = open_run(second.uri, dataclasses.replace(second.run, num_codes=1), second.data)
+    assert reopened.stage_1_of == first.uri and read_run(second.uri).run.num_codes == 1
+
+
+def test_grams_are_shared_and_left(taken: tuple[RunFolder, RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one run has computed another finds, for as many codes as it likes; and does not remove."""
+    first, second = taken
+    export_weights(second, "pairs")
+    forget(first)
+    assert not factorize(first, 0, CPU).known
+    monkeypatch.setattr("mvgan.train.codes.pair_grams", pytest.fail)
+    other = open_run(second.uri, dataclasses.replace(second.run, num_codes=1), second.data)
+    assert factorize(other, 0, CPU).known
+    forget(other)
+    assert first.store.list(f"{FOLDER}/") and not other.store.list(f"{FOLDER}/")
+
+
+def test_gc_leaves_what_belongs_to_another_run(taken: tuple[RunFolder, RunFolder]) -> None:
+    first, second = taken
+    first.store.write("pairs/data/000000064-00009-beef/state.pt", b"being written by its own driver")
+    before = first.store.list()
+    assert collect_run(second, dry_run=False) == []
+    assert first.store.list().keys() == before.keys()
+    assert [item.path for item in collect_run(first, dry_run=True)] == ["pairs/data/000000064-00009-beef/state.pt"]
+
+
+def test_outcomes_and_results(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Figures are those of the run's own files, as the csv module and pyarrow read them."""
+    folder = open_sweep(str(tmp_path / "sweep"), Sweep(tiny_run.run, {"interval": ((4,), (2, 3)), "num_codes": (2, 1)}, tiny_run.data))
+    trials = folder.sweep.trials()
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trials[0]))
+    folder.open_trial(trials[2])
+    folder.stop(trials[2], 8)
+    outcomes = [outcome(folder, trial) for trial in trials]
+    assert [each.status for each in outcomes] == ["done", "unfinished", "stopped", "unfinished"]
+    measured = [record for record in map(json.loads, tiny_run.store.read("video/metrics.jsonl").splitlines()) if "frechet" in record]
+    edits = json.loads(tiny_run.store.read("export/codes.json"))["edits"]["generalized"]
+    first = outcomes[0]
+    assert (first.clips, first.frechet, first.frechet_error) == (16, measured[-1]["frechet"], measured[-1]["frechet_error"])
+    assert (first.backward, first.forward) == (edits["backward"]["median"], edits["forward"]["median"])
+    assert outcomes[1].frechet is None and outcomes[1].clips == 0
+    parquet, text = write_results(folder, outcomes)
+    table = pq.read_table(parquet).to_pylist()
+    assert [row["interval"] for row in table] == ["4", "4", "2,3", "2,3"] and [row["num_codes"] for row in table] == [2, 1, 2, 1]
+    assert table[0]["frechet"] == measured[-1]["frechet"] and table[1]["frechet"] is None
+    with open(text, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == [each.status for each in outcomes]
+    assert float(rows[0]["frechet"]) == measured[-1]["frechet"] and rows[0]["run"] == folder.trial_uri(trials[0])
+
+
+def test_the_best_of_a_stage_counts_where_it_is_exported(tiny_run: RunFolder, tmp_path: Path) -> None:
+    best = dataclasses.replace(tiny_run.run, video=dataclasses.replace(tiny_run.run.video, select="best"))
+    folder = open_sweep(str(tmp_path / "sweep"), Sweep(best, {}, tiny_run.data))
+    (trial,) = folder.sweep.trials()
+    folder.open_trial(trial).store.write("video/metrics.jsonl", b"\n".join(
+        json.dumps({"images": images, "frechet": frechet, "frechet_error": 0.1}).encode() for images, frechet in ((0, 3), (8, 1), (16, 2))
+    ))  # fmt: skip
+    assert (outcome(folder, trial).frechet, outcome(folder, trial).clips) == (1, 16)
