@@ -127,12 +127,13 @@ class Pairs:
     ema_kimg: float = 10.0
     """Half-life of the averaged generator, in thousands of pairs."""
     ema_rampup: float = 0.05
-    """The half-life is at most this share of the pairs seen so far."""
+    """The half-life is at most this share of the pairs seen so far; with pairs.init_from it is whole from the start."""
     mirror: bool = False
     """Mirror half of all pairs, both frames together."""
     init_from: str | None = None
     """Weights to begin with: another run (its newest commit), or a folder with generator.safetensors, as export/ or import_weights
-    made it. What does not fit these networks begins anew."""
+    made it. What does not fit these networks begins anew. The average then takes no pairs.ema_rampup; for ada, StyleGAN2-ADA takes
+    pairs.ada_kimg 100."""
     augment: Literal["none", "ada", "fixed"] = "none"
     """Augment what D sees, both frames alike: none, ada (adaptively: for small data sets) or fixed (with augment_p)."""
     augment_p: float = 0.2

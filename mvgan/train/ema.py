@@ -5,7 +5,7 @@ from torch import nn
 
 
 def ema_beta(images: int, batch: int, half_life_kimg: float, rampup: float) -> float:
-    """Share of the old average kept after a step: a half-life in images, at most `rampup` of those seen so far.
+    """Share of the old average kept after a step: a half-life in images, at most `rampup` of those seen so far (infinity: no ramp).
 
     Source: StyleGAN2-ADA, training loop (ema_kimg, ema_rampup).
     """

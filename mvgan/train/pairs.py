@@ -1,6 +1,7 @@
 """Stage 1: MotionStyleGAN on frame pairs (paper Sec. III-A), as StyleGAN2 trains."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -160,7 +161,9 @@ class PairStage:
         stats |= self._step_discriminator(real, progress)
         if config.r1_gamma and index % config.r1_every == 0:
             stats |= self._step_r1(real, progress)
-        beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, config.ema_rampup)
+        # What is given an average does not begin it anew (StyleGAN2-ADA, --resume).
+        rampup = math.inf if config.init_from else config.ema_rampup
+        beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, rampup)
         update_ema(self.ema, self.generator, beta)
         return stats | self.guard.take_measures(self.device)
 

@@ -161,7 +161,30 @@ def _train(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: W
             record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress, look)
             beside.callback(record.close)
             hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker, look), committer]
-        return fit(stage, batches(progress.images, ranks), progress, plan, hooks)
+        return fit(stage, on_device(batches(progress.images, ranks), worker.device), progress, plan, hooks)
+
+
+def on_device(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The batches on `device`; on a GPU each is copied while the step before it is at work, from pinned memory on a stream of its own."""
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    copies = torch.cuda.Stream(device)
+
+    def copied() -> Tensor | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(copies):
+            return batch.pin_memory().to(device, non_blocking=True)
+
+    ahead = copied()
+    while ahead is not None:
+        computes = torch.cuda.current_stream(device)
+        computes.wait_stream(copies)
+        ahead.record_stream(computes)  # its memory may be given to another copy only when the step is over
+        batch, ahead = ahead, copied()
+        yield batch
 
 
 def _leaves(outbox: Outbox, patience_s: float) -> Callable[..., None]:
