@@ -15,9 +15,11 @@ from mvgan.data.ingest import Plan
 from mvgan.distributed.resources import check_room, session
 from mvgan.distributed.sweep import Failures, run_sweep
 from mvgan.report.sweep import build_sweep_page
+from mvgan.report.tables import paper_section
 from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
 from mvgan.sweep import EVALUATIONS, Sweep, SweepFolder, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
+from mvgan.tables import Table
 from mvgan.train.initial import check_initial
 from mvgan.train.session import TRAINED, check_workers, plan_of
 
@@ -41,10 +43,23 @@ class Flags(Settings):
 def run(flags: Flags, axes: Axes) -> None:
     """Train what is not done yet and compare all of it, or with --dry-run say what would run."""
     uri = flags.uri()
-    sweep = Sweep(_measured(flags.settings), axes, open_store(flags.source.shards_at(uri)).uri)
+    carry_out(flags, Sweep(measured(flags.settings), axes, open_store(flags.source.shards_at(uri)).uri), uri, Page())
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the results are called, and the table of the paper that they are set beside, if there is one."""
+
+    name: str = "sweep"
+    table: Table | None = None
+    tiny: bool = False
+
+
+def carry_out(flags: Flags, sweep: Sweep, uri: str, page: Page) -> None:
+    """Train what is not done yet of `sweep` and write its page, or with --dry-run say what would run."""
     plan = _check(flags, sweep, uri)
     if flags.dry_run:
-        _print_plan(sweep, uri, plan)
+        _print_plan(sweep, f"{uri}/{page.name}.html", plan)
         return
     with held(open_store(uri), "sweep"):
         source = flags.source.render(uri, flags.preset, sweep.base)
@@ -55,10 +70,10 @@ def run(flags: Flags, axes: Axes) -> None:
                 source.check(uri, trial.run)  # other intervals may need longer videos
             folder = open_sweep(uri, sweep)
             failed = run_sweep(folder, flags.resources, flags.at_once, flags.halving)
-        _conclude(folder, failed)
+        _conclude(folder, failed, page)
 
 
-def _measured(settings: Run) -> Run:
+def measured(settings: Run) -> Run:
     """With measures of stage 3, as trials are compared by them."""
     evaluations = settings.video.evaluations or EVALUATIONS
     return dataclasses.replace(settings, video=dataclasses.replace(settings.video, evaluations=evaluations))
@@ -81,7 +96,7 @@ def _check(flags: Flags, sweep: Sweep, uri: str) -> Plan | None:
     return flags.source.plan(uri, sweep.base)
 
 
-def _print_plan(sweep: Sweep, uri: str, plan: Plan | None) -> None:
+def _print_plan(sweep: Sweep, page: str, plan: Plan | None) -> None:
     trials = sweep.trials()
     if plan is not None:
         print_ingest(plan)
@@ -89,15 +104,16 @@ def _print_plan(sweep: Sweep, uri: str, plan: Plan | None) -> None:
         print(f"pair generator of {described(trial.generator_values)}: {plan_of(trial.run, 'pairs', 0).end:,} pairs")
     for trial in trials:
         print(f"trial of {described(trial.values)}: {trial.run.num_codes} codes each way, then stage 3")
-    print(f"sweep: {len(distinct_generators(trials))} pair generators and {len(trials)} trials, to {uri}/sweep.html")
+    print(f"sweep: {len(distinct_generators(trials))} pair generators and {len(trials)} trials, to {page}")
 
 
-def _conclude(folder: SweepFolder, failed: Failures) -> None:
+def _conclude(folder: SweepFolder, failed: Failures, page: Page) -> None:
     """Write figures and page, and end with status 1 where a trial has failed."""
     outcomes = [outcome(folder, trial) for trial in folder.sweep.trials()]
-    for path in write_results(folder, outcomes):
+    for path in write_results(folder, outcomes, page.name):
         print(path)
-    print(build_sweep_page(folder, outcomes, failed))
+    first = [paper_section(page.table, folder, outcomes, page.tiny)] if page.table else []
+    print(build_sweep_page(folder, outcomes, failed, page.name, first))
     if failed:
         raise Ended(f"{len(failed)} of {len(outcomes)} trials have failed; the same command tries them again and repeats no other")
 

@@ -32,7 +32,7 @@ from mvgan.validation import check_pairs, validate
 
 
 FORMAT_VERSION = 1
-RECORD, STOPPED, RESULTS = "sweep.json", "stopped.json", "results"
+RECORD, STOPPED = "sweep.json", "stopped.json"
 
 EVALUATIONS = 4
 """How often a trial is measured where the settings ask for no measure."""
@@ -288,13 +288,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_results(folder: SweepFolder, outcomes: Sequence[Outcome]) -> list[str]:
-    """Write `results.parquet` and `results.csv`, a row a trial: what varies as columns, then figures; returns where they are."""
-    names = ("status", "clips", "frechet", "frechet_error", "backward", "forward")
+def write_results(folder: SweepFolder, outcomes: Sequence[Outcome], name: str) -> list[str]:
+    """Write `<name>.parquet` and `<name>.csv`, a row a trial: what varies as columns, then figures; returns where they are."""
+    figures = ("status", "clips", "frechet", "frechet_error", "backward", "forward")
     mixed = {path for path, values in folder.sweep.columns.items() if len({type(_plain(value)) for value in values}) > 1}
     rows = [
         {path: shown(value) if path in mixed else _plain(value) for path, value in each.trial.values.items()}
-        | {name: getattr(each, name) for name in names}
+        | {figure: getattr(each, figure) for figure in figures}
         | {"run": each.uri}
         for each in outcomes
     ]
@@ -302,7 +302,7 @@ def write_results(folder: SweepFolder, outcomes: Sequence[Outcome]) -> list[str]
     parquet, text = io.BytesIO(), io.BytesIO()
     pq.write_table(table, parquet, write_page_checksum=True)
     pyarrow.csv.write_csv(table, text)
-    files = {f"{RESULTS}.parquet": parquet, f"{RESULTS}.csv": text}
-    for name, file in files.items():
-        folder.store.write(name, file.getvalue())
-    return [f"{folder.store.uri}/{name}" for name in files]
+    files = {f"{name}.parquet": parquet, f"{name}.csv": text}
+    for path, file in files.items():
+        folder.store.write(path, file.getvalue())
+    return [f"{folder.store.uri}/{path}" for path in files]

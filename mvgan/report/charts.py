@@ -109,7 +109,7 @@ def ratios_chart(edits: dict[str, Any], direction: str, least: tuple[float, floa
 
 
 Point = tuple[float, float]
-"""A figure with its error."""
+"""A figure with its error, or a place with a figure."""
 
 
 def sweep_chart(title: str, across: str, places: Sequence[str], lines: dict[str, dict[str, Point]]) -> str:
@@ -130,6 +130,18 @@ def sweep_chart(title: str, across: str, places: Sequence[str], lines: dict[str,
         words = ", ".join(f"{points[place][0]:.3g} at {place}" for place in places if place in points)
         told.append(f"{name or title}: {words}")
     return _svg(figure, f"sweep {title} {across}", f"Line chart of {title} against {across}: {'; '.join(told)}")
+
+
+def curves_chart(title: str, across: str, lines: dict[str, list[Point]]) -> str:
+    """Lines of (place, value) against one axis; more than can be told apart have no legend."""
+    figure, axes = _axes(across, title)
+    for number, (name, points) in enumerate(lines.items()):
+        axes.plot(*zip(*points, strict=True), color=LINES[number % len(LINES)], marker=".", label=name)
+    axes.set_ylim(bottom=0)
+    if len(lines) <= len(LINES):
+        _legend(axes)
+    ends = "; ".join(f"{name} ends at {points[-1][1]:.3g}" for name, points in lines.items())
+    return _svg(figure, f"curves {title}", f"Line chart of {title}: {ends}")
 
 
 def panel(draw: Callable[[Axes], str], name: str) -> str:

@@ -10,10 +10,10 @@ from mvgan.metrics.features import LABEL
 from mvgan.report import charts, markup, pictures
 from mvgan.sample import Generator
 from mvgan.storage.run import read_run
+from mvgan.storage.uri import open_store
 from mvgan.sweep import Outcome, SweepFolder, described, shown
+from mvgan.train.hooks import read_metrics
 
-
-PAGE = "sweep.html"
 
 SEEDS = range(4)
 """Of the videos of each trial."""
@@ -28,21 +28,33 @@ Failures = Mapping[str, str]
 """Why trials have failed, by their keys."""
 
 
-def build_sweep_page(folder: SweepFolder, outcomes: Sequence[Outcome], failed: Failures) -> str:
-    """Draw everything and write `sweep.html` into the sweep's folder; returns where it is."""
-    folder.store.write(PAGE, render_sweep(folder, outcomes, failed).encode())
-    return f"{folder.store.uri}/{PAGE}"
+def build_sweep_page(
+    folder: SweepFolder, outcomes: Sequence[Outcome], failed: Failures, name: str = "sweep", first: Sequence[markup.Section] = ()
+) -> str:
+    """Draw everything and write `<name>.html` into the sweep's folder, the sections `first` before all others; returns where it is."""
+    folder.store.write(f"{name}.html", render_sweep(folder, outcomes, failed, name, first).encode())
+    return f"{folder.store.uri}/{name}.html"
 
 
-def render_sweep(folder: SweepFolder, outcomes: Sequence[Outcome], failed: Failures) -> str:
+def render_sweep(
+    folder: SweepFolder, outcomes: Sequence[Outcome], failed: Failures, name: str = "sweep", first: Sequence[markup.Section] = ()
+) -> str:
     """The page, as HTML."""
     base = folder.sweep.base
     lead = (
         f"{folder.store.uri}: {base.resolution} px, {len(outcomes)} trials, "
         f"each judged by {base.video.eval_clips} clips of {base.video.num_frames} frames at stride {base.stride}."
     )
-    sections = [_figure(folder, outcomes), _best(folder, outcomes), _table(folder, outcomes, failed), _glance(outcomes), _settings(folder)]
-    return markup.document(f"mvgan sweep: {folder.store.uri.rstrip('/').split('/')[-1]}", lead, sections)
+    sections = [
+        *first,
+        _figure(folder, outcomes),
+        _best(folder, outcomes),
+        _table(folder, outcomes, failed, name),
+        _glance(outcomes),
+        _over_training(outcomes),
+        _settings(folder),
+    ]
+    return markup.document(f"mvgan {name}: {folder.store.uri.rstrip('/').split('/')[-1]}", lead, sections)
 
 
 def measured(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -145,7 +157,7 @@ def _with_error(each: Outcome) -> str:
     return f"{each.frechet:.4g}" + ("" if each.frechet_error is None else f" ± {each.frechet_error:.2g}")
 
 
-def _table(folder: SweepFolder, outcomes: Sequence[Outcome], failed: Failures) -> markup.Section:
+def _table(folder: SweepFolder, outcomes: Sequence[Outcome], failed: Failures, name: str) -> markup.Section:
     heads = [*folder.sweep.columns, "status", "clips", "Fréchet distance", "backward ratio", "forward ratio", "run"]
     rows = []
     for each in outcomes:
@@ -153,9 +165,7 @@ def _table(folder: SweepFolder, outcomes: Sequence[Outcome], failed: Failures) -
         status = f"failed: {failed[each.trial.key]}" if each.trial.key in failed else each.status
         values = [shown(value) for value in each.trial.values.values()]
         rows.append([*values, status, f"{each.clips:,}", _with_error(each), *ratios, each.uri.removeprefix(f"{folder.store.uri}/")])
-    words = (
-        "The report of one trial: `python -m jobs.report --run` with its folder. The figures are in results.csv and results.parquet too."
-    )
+    words = f"The report of one trial: `python -m jobs.report --run` with its folder. The figures are in {name}.csv and {name}.parquet too."
     return markup.Section("trials", "All trials", markup.paragraph(words) + markup.grid_table(heads, rows, "trials and their figures"))
 
 
@@ -184,6 +194,18 @@ def _movies(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, bytes | None
         mp4 = pictures.generated_movie(generator, SEEDS, generator.run.video.num_frames, 2)
         used += len(mp4)
         yield each, mp4
+
+
+def _over_training(outcomes: Sequence[Outcome]) -> markup.Section:
+    lines = {}
+    for each in outcomes:
+        records = [record for record in read_metrics(open_store(each.uri), "video") if "frechet" in record]
+        if records:
+            lines[described(each.trial.values)] = [(record["images"], record["frechet"]) for record in records]
+    if not lines:
+        return markup.Section("training", "Over training", markup.notice("No trial has been measured yet."))
+    drawn = charts.curves_chart("Fréchet distance of clips over stage 3", "clips seen", lines)
+    return markup.Section("training", "Over training", markup.chart(drawn, "A line a trial; those that end early were stopped."))
 
 
 def _settings(folder: SweepFolder) -> markup.Section:

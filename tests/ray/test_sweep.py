@@ -49,7 +49,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     before = finished(folder)
-    assert len(list((folder / "pairs").iterdir())) == 2 and not (folder / "results.csv").exists()
+    assert len(list((folder / "pairs").iterdir())) == 2 and not (folder / "sweep.csv").exists()
 
     again = subprocess.run(flags, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -57,7 +57,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path)
     assert "pair generators to train" not in again.stdout and " of 4 trials to train, 2 at once" in again.stdout
     assert finished(folder).items() > before.items()
     assert len(list((folder / "pairs").iterdir())) == 2 and len(list((folder / "trials").iterdir())) == 4
-    with open(folder / "results.csv", newline="") as file:
+    with open(folder / "sweep.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["interval"], row["num_codes"], row["status"]) for row in rows] == [
         (k, n, "done") for k in ("2", "3") for n in ("2", "4")

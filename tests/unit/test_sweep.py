@@ -163,7 +163,7 @@ def test_outcomes_and_results(tiny_run: RunFolder, tmp_path: Path) -> None:
     assert (first.clips, first.frechet, first.frechet_error) == (16, measured[-1]["frechet"], measured[-1]["frechet_error"])
     assert (first.backward, first.forward) == (edits["backward"]["median"], edits["forward"]["median"])
     assert outcomes[1].frechet is None and outcomes[1].clips == 0
-    parquet, text = write_results(folder, outcomes)
+    parquet, text = write_results(folder, outcomes, "results")
     table = pq.read_table(parquet).to_pylist()
     assert [row["interval"] for row in table] == ["4", "4", "2,3", "2,3"] and [row["num_codes"] for row in table] == [2, 1, 2, 1]
     assert table[0]["frechet"] == measured[-1]["frechet"] and table[1]["frechet"] is None

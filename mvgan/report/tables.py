@@ -1,0 +1,48 @@
+"""The section of a sweep's page that sets a table of the paper beside what was measured."""
+
+from collections.abc import Sequence
+
+from mvgan.metrics.features import LABEL
+from mvgan.report import markup
+from mvgan.sweep import CASE, Outcome, SweepFolder
+from mvgan.tables import S_PER_KIMG, Table
+
+
+def paper_section(table: Table, folder: SweepFolder, outcomes: Sequence[Outcome], tiny: bool) -> markup.Section:
+    """Published figures, those measured here, and what a comparison of them can tell."""
+    body = markup.paragraph(f"{table.source} of the paper: {table.title}. {table.shows}")
+    body += markup.grid_table(
+        ["", f"paper: {table.figure}", "here: Fréchet distance, seeded features"], _rows(table, outcomes), "published and measured"
+    )
+    body += "".join(markup.notice(words) for words in _cautions(tiny))
+    hours = table.gpu_hours(folder.sweep.data)
+    about = [
+        ("data of the paper", f"{table.dataset.name}: {table.dataset.num_videos:,} videos"),
+        ("data here", folder.sweep.data),
+        ("cost at the paper's scale", f"{hours:.0f} hours of one H200 for stage 1, at {S_PER_KIMG} s a thousand pairs (measured); "
+         "stages 2 and 3 were not measured on a GPU"),
+    ]  # fmt: skip
+    return markup.Section("paper", "The paper's figures and ours", body + markup.table(about, "data and cost"))
+
+
+def _rows(table: Table, outcomes: Sequence[Outcome]) -> list[list[str]]:
+    found = {each.trial.values[CASE]: each for each in outcomes}
+    rows = []
+    for case in table.cases:
+        each = found.get(case.name)
+        measured = "" if each is None or each.frechet is None else f"{each.frechet:.4g} ± {each.frechet_error or 0:.2g}"
+        rows.append([case.name, table.published[case.name], measured])
+    return rows + [[f"{name}, quoted", figure, ""] for name, figure in table.quoted]
+
+
+def _cautions(tiny: bool) -> list[str]:
+    words = [
+        f"The two columns are different quantities: ours is taken in {LABEL}. FVD of a trial: `python -m jobs.evaluate --run` with its "
+        "folder and `--features`."
+    ]
+    if tiny:
+        words.append(
+            "At this scale the table shows that every row trains and is measured alike. It does not show which row is better in the "
+            "paper's sense: other data, a hundredth of the pixels, minutes of training, one seed. Differences within the errors are none."
+        )
+    return words
