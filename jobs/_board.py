@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from mvgan.sample import CHUNK
 from mvgan.storage.uri import open_store, place_of
 
 
+T = TypeVar("T")
 MAX_CELLS = 4096
 """Most videos in one grid."""
 SAY_S = 10.0
@@ -139,12 +140,12 @@ class Board:
                 yield grid(cells[:, index], self.columns)
 
 
-def told(made: Iterator[np.ndarray], count: int, unit: str) -> Iterator[np.ndarray]:
-    """The same arrays; prints how far they are where they take long."""
+def told(made: Iterator[T], count: int, unit: str, verb: str = "generate") -> Iterator[T]:
+    """The same items; prints how far they are where they take long."""
     started = said = time.monotonic()
     for index, item in enumerate(made, 1):
         yield item
         now = time.monotonic()
         if now > said + SAY_S:
             said, elapsed_s = now, now - started
-            print(f"generate: {index}/{count} {unit}, {elapsed_s:.0f} s, ETA {elapsed_s / index * (count - index):.0f} s", flush=True)
+            print(f"{verb}: {index}/{count} {unit}, {elapsed_s:.0f} s, ETA {elapsed_s / index * (count - index):.0f} s", flush=True)

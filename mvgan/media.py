@@ -1,4 +1,4 @@
-"""Frames as files that people look at: MP4, WebM, GIF and PNG, without any library but PyAV.
+"""Frames as files that people look at: MP4, WebM, GIF, PNG and JPEG, without any library but PyAV.
 
 Pictures here are uint8 `[3, h, w]`, sets of them `[n, 3, h, w]`, videos `[t, 3, h, w]`, RGB.
 """
@@ -180,6 +180,23 @@ def encode_png(frame: np.ndarray) -> bytes:
     codec.height, codec.width = frame.shape[1:]
     codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
     image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), "rgb24")
+    return b"".join(bytes(packet) for packet in codec.encode(image) + codec.encode(None))
+
+
+def encode_jpeg(frame: np.ndarray, quantizer: int) -> bytes:
+    """A picture uint8 `[3, h, w]` as JPEG with colour at full resolution (4:4:4), the same bytes everywhere.
+
+    quantizer: 1 (best) to 31; libavcodec's, a factor on the tables of MPEG. Raises ValueError for another shape.
+    """
+    if frame.ndim != 3 or frame.shape[0] != 3 or frame.dtype != np.uint8:
+        raise ValueError(f"picture is {frame.dtype} {frame.shape}; expected uint8 [3, h, w]")
+    codec: Any = av.CodecContext.create("mjpeg", "w")
+    codec.height, codec.width = frame.shape[1:]
+    codec.pix_fmt, codec.color_range, codec.time_base, codec.thread_count = "yuv444p", ColorRange.JPEG, Fraction(1), 1
+    codec.options = {"qmin": str(quantizer), "qmax": str(quantizer), "flags": "+bitexact"}
+    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), "rgb24").reformat(
+        format="yuv444p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=_EXACT
+    )
     return b"".join(bytes(packet) for packet in codec.encode(image) + codec.encode(None))
 
 

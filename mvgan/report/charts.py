@@ -147,7 +147,9 @@ def curves_chart(title: str, across: str, lines: dict[str, list[Point]]) -> str:
 def panel(draw: Callable[[Axes], str], name: str) -> str:
     """A chart by `draw`, which draws on the axes in INK and LINES and returns what it shows in words."""
     figure, axes = _axes("", "")
-    return _svg(figure, name, draw(axes))
+    with mpl.rc_context(STYLE):  # what is written on the axes takes its colour when it is made
+        alt = draw(axes)
+    return _svg(figure, name, alt)
 
 
 def _axes(across: str, up: str) -> tuple[Figure, Axes]:

@@ -1,6 +1,7 @@
 """The page: one HTML file that needs no network, for phone and desktop, light and dark."""
 
 import base64
+import hashlib
 import html
 import json
 from collections.abc import Iterable, Sequence
@@ -46,6 +47,7 @@ tbody th{font-weight:600}
 caption{text-align:left}
 .wide{overflow-x:auto}
 .wide td,.wide th{overflow-wrap:normal;white-space:nowrap;padding-right:1.25rem}
+table+.two,table+.three{margin-top:1.25rem}
 .mark{font-weight:700;white-space:nowrap}
 .pass{color:var(--pass)}.fail{color:var(--fail)}.open{color:var(--open)}
 details{margin:.5rem 0}
@@ -76,16 +78,30 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def document(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole document."""
+def document(title: str, lead: str, sections: Sequence[Section], style: str = "", script: str = "") -> str:
+    """The whole document; `style` (CSS) and `script` (JavaScript, run at its end) are those of this page alone."""
     links = "".join(f'<a href="#{text(section.anchor)}">{text(section.title)}</a>' for section in sections)
     parts = "".join(f'<section id="{text(s.anchor)}"><h2>{text(s.title)}</h2>{s.body}</section>' for s in sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{STYLE}</style></head><body><header><h1>{text(title)}</h1>'
+        f'<meta http-equiv="Content-Security-Policy" content="{text(_policy(script))}">'
+        f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{STYLE}{style}</style></head>'
+        f"<body><header><h1>{text(title)}</h1>"
         f'<p class="soft">{text(lead)}</p><nav aria-label="Sections">{links}</nav></header><main>{parts}</main>'
-        f'<footer><p class="soft">Made by mvgan {text(__version__)}.</p></footer></body></html>\n'
+        f'<footer><p class="soft">Made by mvgan {text(__version__)}.</p></footer>'
+        f"{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
+
+
+def _policy(script: str) -> str:
+    """The Content-Security-Policy: the page holds all that it shows, and the browser asks no network for more.
+
+    No script runs but `script` itself, which is named by its hash.
+    """
+    rules = ["default-src 'none'", "img-src data:", "media-src data:", "style-src 'unsafe-inline'", "base-uri 'none'", "form-action 'none'"]
+    if script:
+        rules.append(f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'")
+    return "; ".join(rules)
 
 
 def paragraph(words: str, style: str = "") -> str:

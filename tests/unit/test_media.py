@@ -10,7 +10,7 @@ import pytest
 
 from mvgan.config import InputError
 from mvgan.data.synthetic import factors, render_clip
-from mvgan.media import SUFFIXES, decode_png, encode_png, encode_video, grid, upscale, write_movie
+from mvgan.media import SUFFIXES, decode_png, encode_jpeg, encode_png, encode_video, grid, upscale, write_movie
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,23 @@ def test_grid_and_upscale() -> None:
     assert board[0, ::2, ::4].tolist() == [[0, 1, 2], [3, 4, 0]]
     assert upscale(board, 3).shape == (3, 12, 36)
     assert (upscale(board, 3)[:, 1::3, 2::3] == board).all()
+
+
+def test_jpeg() -> None:
+    """Read back by PyAV: a few levels away from smooth colours, sharp in colour too, the coarser the smaller, always the same bytes."""
+    y, x = np.mgrid[:48, :80]
+    picture = np.stack([3 * x, 5 * y, 255 - 3 * x]).astype(np.uint8)
+    picture[:, 16:32, 16:32] = np.array([255, 0, 0], np.uint8)[:, None, None]
+    files = [encode_jpeg(picture, quantizer) for quantizer in (2, 12)]
+    assert files[0] == encode_jpeg(picture, 2) and len(files[1]) < len(files[0])
+    with av.open(io.BytesIO(files[0])) as container:
+        (frame,) = container.decode(video=0)
+    assert frame.format.name in ("yuv444p", "yuvj444p")
+    shown = frame.to_ndarray(format="rgb24").transpose(2, 0, 1).astype(int)
+    assert np.abs(shown - picture).mean() < 2 and np.abs(shown - picture).max() < 24
+
+
+@pytest.mark.parametrize("shape", [(48, 80), (4, 48, 80), (1, 3, 48, 80)])
+def test_jpeg_of_something_else(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \[3, h, w\]"):
+        encode_jpeg(np.zeros(shape, np.uint8), 2)

@@ -100,7 +100,7 @@ def test_the_verb_prints_and_draws(shards: ShardSet, tmp_path: Path) -> None:
     done = inspect("--data", shards.uri, "--out", str(tmp_path / "set.html"))
     page = (tmp_path / "set.html").read_text()
     assert done.returncode == 0 and page.count("<svg") == 3 and page.count("data:image/png") == 6, done.stderr
-    assert "broken.mp4" in page and "http" not in page.replace("http://www.w3.org", "")
+    assert "broken.mp4" in page and "http:" not in page.replace("http://www.w3.org", "") and "https:" not in page
 
 
 def test_mistakes_are_one_line(shards: ShardSet, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mvgan.storage.run import RECORD, RunFolder, read_run
 from mvgan.storage.uri import open_store
 
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Reader(HTMLParser):

@@ -1,0 +1,58 @@
+"""Real Chromium, Debian's, and the pages of a tiny finished run for it to open."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mvgan.data.shards import ShardSet
+from mvgan.data.survey import survey
+from mvgan.report import build_report
+from mvgan.report.dataset import dataset_html
+from mvgan.storage.run import RunFolder, read_run
+from tests.browser.browser import Browser
+from tests.unit.conftest import tiny_run
+
+
+__all__ = ["tiny_run"]  # a fixture
+
+
+PROGRAMS = ("chromium", "chromedriver")
+"""Debian's packages chromium and chromium-driver."""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests. Without it they are skipped, or fail where MVGAN_REQUIRE_BROWSER is 1."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        reason = f"{' and '.join(missing)} not found: apt-get install --no-install-recommends chromium chromium-driver"
+        if os.environ.get("MVGAN_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    paths = [shutil.which(name) or "" for name in PROGRAMS]
+    with Browser(*paths) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Browser:
+    """The browser as a desktop with a light theme, its logs empty."""
+    chromium.begin()
+    return chromium
+
+
+@pytest.fixture(scope="session")
+def pages(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The file of each page: report, explorer, dataset."""
+    from jobs import explore
+
+    root = tmp_path_factory.mktemp("pages")
+    copy = read_run(shutil.copytree(tiny_run.uri, root / "run"))
+    build_report(copy)
+    explore.run(explore.Flags(run=copy.uri, seeds="0-2", motion_seeds="0,5", frames=16, steps=9))
+    shards = ShardSet.open(tiny_run.data)
+    (root / "dataset.html").write_text(dataset_html(shards, survey(shards, (1, 2))), encoding="utf-8")
+    return {"report": root / "run/report.html", "explorer": root / "run/explorer.html", "dataset": root / "dataset.html"}
