@@ -31,14 +31,14 @@ class Flags(verb.Flags):
 
 def run(flags: Flags) -> None:
     """Train the rows that are not done yet and write the page, or with --dry-run say what would run."""
-    assert flags.table is not None  # `_with_preset` has seen to that
+    assert flags.table is not None  # `with_preset` has seen to that
     table, uri = TABLES[flags.table], flags.uri()
     base = with_values(flags.settings, dict(table.shared))
     grid = Sweep(verb.measured(base), {}, open_store(flags.source.shards_at(uri)).uri, table.cases)
     verb.carry_out(flags, grid, uri, verb.Page(flags.table, table, flags.scale == "tiny"))
 
 
-def _with_preset(argv: list[str]) -> list[str]:
+def with_preset(argv: list[str]) -> list[str]:
     """The arguments, with the preset that table and scale stand for."""
     if "--help" in argv or "-h" in argv:
         return argv
@@ -57,5 +57,5 @@ if __name__ == "__main__":
         Flags,
         "Train and measure the rows of a table of the paper, and set the published figures beside them. Tables on the same videos share "
         "a folder with `sweep`, and with it pair generators and trials. What is done is skipped.",
-        _with_preset,
+        with_preset,
     )

@@ -11,7 +11,11 @@ from mvgan.data.shards import ShardSet
 from mvgan.data.survey import survey
 from mvgan.report import build_report
 from mvgan.report.dataset import dataset_html
+from mvgan.report.sweep import build_sweep_page
+from mvgan.report.tables import paper_section
 from mvgan.storage.run import RunFolder, read_run
+from mvgan.sweep import Sweep, open_sweep, outcome
+from mvgan.tables import TABLES
 from tests.browser.browser import Browser
 from tests.unit.conftest import tiny_run
 
@@ -46,7 +50,7 @@ def browser(chromium: Browser) -> Browser:
 
 @pytest.fixture(scope="session")
 def pages(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The file of each page: report, explorer, dataset."""
+    """The file of each page: report, explorer, dataset, and a table of the paper, which is the page of a sweep and more."""
     from jobs import explore
 
     root = tmp_path_factory.mktemp("pages")
@@ -55,4 +59,17 @@ def pages(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict
     explore.run(explore.Flags(run=copy.uri, seeds="0-2", motion_seeds="0,5", frames=16, steps=9))
     shards = ShardSet.open(tiny_run.data)
     (root / "dataset.html").write_text(dataset_html(shards, survey(shards, (1, 2))), encoding="utf-8")
-    return {"report": root / "run/report.html", "explorer": root / "run/explorer.html", "dataset": root / "dataset.html"}
+    table = Path(build_table(tiny_run, str(root / "sweep")))
+    found = {"report": root / "run/report.html", "explorer": root / "run/explorer.html", "dataset": root / "dataset.html"}
+    return found | {"table": table}
+
+
+def build_table(tiny_run: RunFolder, uri: str) -> str:
+    """The page of Table V, of whose trials all but the last are the same finished run."""
+    table = TABLES["table5"]
+    folder = open_sweep(uri, Sweep(tiny_run.run, {}, tiny_run.data, table.cases))
+    trials = folder.sweep.trials()
+    for trial in trials[:-1]:
+        shutil.copytree(tiny_run.uri, folder.trial_uri(trial))
+    outcomes = [outcome(folder, trial) for trial in trials]
+    return build_sweep_page(folder, outcomes, {}, "table5", [paper_section(table, folder, outcomes, tiny=True)])

@@ -13,7 +13,7 @@ from mvgan.report.sprites import MAX_PAGE_BYTES
 from tests.browser.browser import Browser
 
 
-NAMES = ("report", "explorer", "dataset")
+NAMES = ("report", "explorer", "dataset", "table")
 each_page = pytest.mark.parametrize("name", NAMES)
 
 

@@ -1,0 +1,95 @@
+"""The paper's tables: every row is a run that can be, and figures are those of the paper."""
+
+import html
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import reproduce
+from jobs._cli import main
+from mvgan.config import Run
+from mvgan.presets import preset
+from mvgan.report.tables import paper_section
+from mvgan.storage.run import RunFolder
+from mvgan.sweep import Sweep, distinct_generators, open_sweep, outcome
+from mvgan.tables import TABLES
+
+
+GENERATORS = {"table5": 4, "mixed-k": 2}
+"""Pair generators of those tables that need more than one."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("tiny", [False, True])
+def test_every_row_is_a_trial(name: str, tiny: bool) -> None:
+    table = TABLES[name]
+    trials = Sweep(preset("tiny" if tiny else table.dataset.preset), {}, "/data", table.cases).trials()
+    assert [trial.values["case"] for trial in trials] == [case.name for case in table.cases] == list(table.published)
+    assert len(distinct_generators(trials)) == GENERATORS.get(name, 1)
+
+
+def test_rows_are_what_the_paper_varies() -> None:
+    def rows(name: str) -> dict[str, Run]:
+        return {trial.values["case"]: trial.run for trial in Sweep(preset("tiny"), {}, "/data", TABLES[name].cases).trials()}
+
+    assert [run.interval for run in rows("table5").values()] == [(2,), (3,), (4,), (5,)]
+    assert rows("mixed-k")["k = 2, 3, 4"].interval == (2, 3, 4)
+    assert rows("random-codes")["random codes"].codes.method == "random"
+    switches = {case: (run.video.d_v, run.video.d_r, run.video.d_i) for case, run in rows("table4").items()}
+    assert switches == {
+        "TVD": (True, False, False), "BVD": (False, True, False), "BVD+TVD+ID": (True, True, True), "BVD+TVD (ours)": (True, True, False),
+    }  # fmt: skip
+
+
+def test_hours_are_those_of_the_rate_that_was_measured() -> None:
+    """Four generators of 25,000 kimg at 8.8 s: by hand 244 hours."""
+    assert TABLES["table5"].gpu_hours("/data") == pytest.approx(4 * 25000 * 8.8 / 3600)
+    assert TABLES["table4"].gpu_hours("/data") == pytest.approx(25000 * 8.8 / 3600)
+
+
+def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_path: Path) -> None:
+    table = TABLES["table5"]
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {}, tiny_run.data, table.cases))
+    trials = folder.sweep.trials()
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trials[1]))
+    outcomes = [outcome(folder, trial) for trial in trials]
+    body = paper_section(table, folder, outcomes, tiny=True).body
+    rows = [[html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in re.findall(r"<tr>(<td>.*?)</tr>", body)]
+    measured = f"{outcomes[1].frechet:.4g} ± {outcomes[1].frechet_error:.2g}"
+    assert rows[:4] == [["k = 2", "190.5", ""], ["k = 3", "134.6", measured], ["k = 4", "108.8", ""], ["k = 5", "160.3", ""]]
+    assert "different quantities" in body and "does not show which row is better" in body and "244 hours of one H200" in body
+    quoted = paper_section(TABLES["table3-faceforensics"], folder, [], tiny=False).body
+    assert "StyleGAN-V (CVPR 2022), quoted" in quoted and "does not show which row is better" not in quoted
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "name a table of the paper: table2, table3-faceforensics"),
+        ("table9", "name a table of the paper"),
+        ("table5 --preset demo", "--preset follows from the table and --scale"),
+        ("table5", "preset faceforensics needs videos"),
+        ("table5 --scale small", "--scale"),
+        ("table5 --scale tiny --videos /nowhere", "/nowhere"),
+        ("table5 --scale tiny --halving 1", "--halving is 1"),
+    ],
+)
+def test_mistakes_are_one_line(
+    flags: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce", *flags.split(), "--storage", f"{tmp_path}/s"])
+    with pytest.raises(SystemExit) as stop:
+        main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.out == "" and said.err.count("\n") == 1 and message in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce", "table4", "--scale=tiny", "--storage", str(tmp_path), "--dry-run"])
+    main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+    said = capsys.readouterr().out
+    assert "sweep: 1 pair generators and 4 trials, to " in said and said.endswith("/sweep-tiny/table4.html\n")
