@@ -114,9 +114,10 @@ def notice(words: str) -> str:
     return paragraph(words, "notice")
 
 
-def image(png: bytes, alt: str, caption: str = "") -> str:
-    """A PNG with what it shows in words."""
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def image(data: bytes, alt: str, caption: str = "") -> str:
+    """A PNG or JPEG with what it shows in words."""
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<figure><img class="pixels" src="{source}" alt="{text(alt)}">{_caption(caption)}</figure>'
 
 

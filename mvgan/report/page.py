@@ -97,7 +97,7 @@ def _pairs(facts: Facts) -> markup.Section:
     spans = _joined(tuple(round(1000 * k / float(np.median(shards.fps))) for k in run.interval))
     parts = [
         markup.image(
-            pictures.pairs_picture(shards, run),
+            pictures.light(pictures.pairs_picture(shards, run)),
             "Grid of 32 real frame pairs, former and latter frame side by side",
             f"Real pairs as in training: two frames side by side, {_joined(run.interval)} frames ({spans} ms) apart, in either order.",
         )
@@ -106,7 +106,7 @@ def _pairs(facts: Facts) -> markup.Section:
     if grids:
         parts.append(
             markup.image(
-                grids[-1].png,
+                pictures.light(grids[-1].board),
                 f"Grid of generated frame pairs after {grids[-1].images} pairs, former and latter frame side by side",
                 f"Generated pairs after {grids[-1].images:,} pairs: former and latter frame side by side.",
             )
@@ -121,7 +121,10 @@ def _over_time(facts: Facts) -> markup.Section:
         if not grids:
             body += markup.notice(f"Stage {stage} has drawn no samples yet.")
             continue
-        cells = [markup.image(g.png, f"Samples of stage {stage} after {g.images} {unit}", f"{g.images:,} {unit}") for g in grids]
+        cells = [
+            markup.image(pictures.light(g.board), f"Samples of stage {stage} after {g.images} {unit}", f"{g.images:,} {unit}")
+            for g in grids
+        ]
         body += f"<h3>{markup.text(what)}, from the same latents</h3>" + markup.columns(cells)
     return markup.Section("over-time", "Samples over training time", body)
 
@@ -196,7 +199,7 @@ def _code_pictures(facts: Facts) -> str:
         edited = "former" if direction == "backward" else "latter"
         cells = [
             markup.image(
-                shown.png,
+                pictures.light(shown.board),
                 f"{direction} code {shown.number}, which edits the {edited} frame: both frames before and after, and the difference",
                 f"{direction.capitalize()} code {shown.number}",
             )

@@ -1,4 +1,4 @@
-"""Pictures and videos of a report: uint8 RGB `[3, h, w]` as PNG, videos as MP4."""
+"""Pictures and videos of a report: uint8 RGB `[3, h, w]`, videos as MP4. `light` is what makes them small enough for a page."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ from torch import Tensor
 from mvgan.config import InputError, Run
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Item, decode_window, pair_windows
-from mvgan.media import encode_png, encode_video, grid, upscale
+from mvgan.media import decode_png, encode_jpeg, encode_video, grid, upscale
 from mvgan.motion.codes import equal_edits
 from mvgan.motion.factorize import DIRECTIONS, FRAMES
 from mvgan.nets import generator as nets
@@ -23,7 +23,7 @@ from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
 from mvgan.train.codes import latents, synthesize
 from mvgan.train.pairs import to_uint8
-from mvgan.train.session import load_generator, picture
+from mvgan.train.session import load_generator, tiled
 
 
 VISIBLE_MSE = 3e-3
@@ -42,7 +42,13 @@ SHOWN_SAMPLES = 6
 """Sample grids shown of each stage, the first and the last among them."""
 
 VIDEO_SIZE = 128
-"""Least height in pixels of one video in a grid of them: small ones are magnified."""
+"""Height in pixels of one video in a grid of them: small ones are magnified, larger ones made smaller."""
+
+MOST_ACROSS = 1024
+"""Most pixels of a picture from left to right: a grid of samples at 256 px has four times as many."""
+
+QUANTIZER = 4
+"""Of JPEG: as PNG the pictures of a run at 64 px have ten times the bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class CodePicture:
 
     direction: str
     number: int
-    png: bytes
-    """Rows of latents; columns as CODE_COLUMNS says."""
+    board: np.ndarray
+    """Rows of latents; columns as CODE_COLUMNS says: uint8 [3, h, w]."""
 
 
 CODE_COLUMNS = tuple(f"{frame} {what}" for frame in FRAMES for what in ("before", "after", f"difference × {AMPLIFY:g}"))
@@ -63,7 +69,8 @@ class SamplePicture:
     """A picture that a stage drew in training."""
 
     images: int
-    png: bytes
+    board: np.ndarray
+    """uint8 [3, h, w]."""
 
 
 def sample_pictures(store: Store, stage: str, count: int = SHOWN_SAMPLES) -> list[SamplePicture]:
@@ -71,11 +78,26 @@ def sample_pictures(store: Store, stage: str, count: int = SHOWN_SAMPLES) -> lis
     found = {int(match[1]): path for path in store.list("samples/") if (match := re.fullmatch(rf"samples/{stage}-(\d+)\.png", path))}
     images = sorted(found)
     chosen = sorted({images[round(place)] for place in np.linspace(0, len(images) - 1, min(count, len(images)))}) if images else []
-    return [SamplePicture(at, store.read(found[at])) for at in chosen]
+    return [SamplePicture(at, decode_png(store.read(found[at]))) for at in chosen]
 
 
-def pairs_picture(shards: ShardSet, run: Run, count: int = 32) -> bytes:
-    """PNG of real pairs as training sees them, former and latter frame side by side."""
+def light(board: np.ndarray) -> bytes:
+    """JPEG of a picture uint8 [3, h, w], by a whole factor smaller where it is wider than MOST_ACROSS."""
+    factor = -(-board.shape[-1] // MOST_ACROSS)
+    if factor > 1:
+        board = _pooled(board, factor)
+    return encode_jpeg(board, QUANTIZER)
+
+
+def _pooled(pictures: np.ndarray, factor: int) -> np.ndarray:
+    """Means of blocks of `factor` by `factor` pixels of uint8 [..., h, w]."""
+    *rest, height, width = pictures.shape
+    blocks = pictures.reshape(*rest, height // factor, factor, width // factor, factor)
+    return blocks.mean((-3, -1)).round().astype(np.uint8)
+
+
+def pairs_picture(shards: ShardSet, run: Run, count: int = 32) -> np.ndarray:
+    """Real pairs as training sees them, former and latter frame side by side."""
     windows = pair_windows(shards, run, "report")
     seen: dict[int, int] = {}
     turns: list[tuple[int, Item]] = []
@@ -86,7 +108,7 @@ def pairs_picture(shards: ShardSet, run: Run, count: int = 32) -> bytes:
     # As many videos as there are, before one is shown again.
     chosen = [item for _, item in sorted(turns, key=lambda turn: turn[0])[:count]]
     pairs = decode_window(shards, chosen)
-    return picture(pairs.reshape(-1, *pairs.shape[2:]), 8)
+    return tiled(pairs.reshape(-1, *pairs.shape[2:]), 8)
 
 
 @torch.no_grad()
@@ -105,8 +127,8 @@ def code_pictures(folder: RunFolder, codes: dict[str, Tensor]) -> tuple[list[Cod
     return pictures, troubles
 
 
-def _code_picture(generator: nets.Generator, w: Tensor, base: Tensor, code: Tensor, edited: int) -> bytes:
-    """PNG: a row per latent, for the former and then the latter frame: before, after, and their amplified difference."""
+def _code_picture(generator: nets.Generator, w: Tensor, base: Tensor, code: Tensor, edited: int) -> np.ndarray:
+    """A row per latent, for the former and then the latter frame: before, after, and their amplified difference."""
     edits = equal_edits(functools.partial(synthesize, generator), w, code[None], edited, VISIBLE_MSE)
     after = synthesize(generator, in_space_of(code, w) + edits.alpha[0].to(w)[:, None] * code)
     before, after = base.clamp(-1, 1), after.clamp(-1, 1)
@@ -115,7 +137,7 @@ def _code_picture(generator: nets.Generator, w: Tensor, base: Tensor, code: Tens
     cells = torch.stack([before, after, difference], dim=2).flatten(0, 2)
     if cells.shape[-1] > CODE_SIZE:
         cells = F.adaptive_avg_pool2d(cells, CODE_SIZE)
-    return encode_png(grid(upscale(to_uint8(cells), max(1, 64 // cells.shape[-1])), len(CODE_COLUMNS)))
+    return tiled(to_uint8(cells), len(CODE_COLUMNS))
 
 
 def generated_movie(generator: Generator, seeds: range, num_frames: int, columns: int) -> bytes:
@@ -131,5 +153,7 @@ def real_movie(shards: ShardSet, folder: RunFolder, count: int, columns: int) ->
 
 def _tile(videos: np.ndarray, columns: int) -> np.ndarray:
     """Videos [n, t, 3, h, w] -> one video [t, 3, H, W]."""
-    factor = max(1, VIDEO_SIZE // videos.shape[-1])
+    if videos.shape[-1] > VIDEO_SIZE:
+        videos = _pooled(videos, videos.shape[-1] // VIDEO_SIZE)
+    factor = VIDEO_SIZE // videos.shape[-1]
     return np.stack([grid(upscale(frames, factor), min(columns, len(videos))) for frames in videos.swapaxes(0, 1)])

@@ -297,7 +297,7 @@ def pair_pictures(generator: Generator, run: Run, device: torch.device, columns:
     found = {".png": picture(frames.reshape(-1, *frames.shape[2:]), columns * frames.shape[1])}
     if frames.shape[1] == 1:
         return found
-    sides = [_grid(frames[:, side], columns) for side in (0, 1)]
+    sides = [tiled(frames[:, side], columns) for side in (0, 1)]
     return found | {".mp4": encode_video(np.stack(sides * (FLIPS // 2)), FLIPS_PER_S, ".mp4")}
 
 
@@ -313,10 +313,10 @@ def video_rows(stage: VideoStage, videos: int = 6) -> bytes:
 
 def picture(images: np.ndarray, columns: int) -> bytes:
     """PNG of images uint8 [n, 3, h, w] in `columns`, small ones magnified."""
-    return encode_png(_grid(images, columns))
+    return encode_png(tiled(images, columns))
 
 
-def _grid(images: np.ndarray, columns: int) -> np.ndarray:
+def tiled(images: np.ndarray, columns: int) -> np.ndarray:
     """Images uint8 [n, 3, h, w] in `columns` as one, small ones magnified."""
     return grid(upscale(images, max(1, 64 // images.shape[-1])), columns)
 

@@ -17,7 +17,6 @@ import pytest
 
 from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
-from mvgan.media import decode_png
 from mvgan.report import build_report, markup, pictures
 from mvgan.report.collect import disjoint_draws, real_clips
 from mvgan.report.page import render_report
@@ -99,9 +98,27 @@ def test_videos_play_inline(page: Reader) -> None:
     assert lengths == [4, 4, 16]
 
 
-def test_pictures_are_pngs(page: Reader) -> None:
+def test_pictures_are_jpegs_that_are_not_too_wide(page: Reader) -> None:
     for image in page.all("img"):
-        assert decode_png(base64.b64decode(str(image["src"]).removeprefix("data:image/png;base64,"))).shape[0] == 3
+        data = base64.b64decode(str(image["src"]).removeprefix("data:image/jpeg;base64,"))
+        with av.open(io.BytesIO(data), format="jpeg_pipe") as container:
+            (frame,) = container.decode(video=0)
+        assert frame.width <= pictures.MOST_ACROSS
+
+
+def test_a_wide_picture_is_made_smaller_by_a_whole_factor() -> None:
+    """Blocks of 4 by 4 come out as their means, but for what JPEG loses; and videos alike."""
+    means = np.random.default_rng(0).integers(40, 216, (3, 8, 32)).astype(np.uint8).repeat(32, 1).repeat(32, 2)
+    board = means.repeat(4, 1).repeat(4, 2)
+    assert board.shape == (3, 1024, 4096)
+    board[:, ::2, ::2] += 20  # three pixels of four are lower by 20: on average 5 more
+    np.testing.assert_array_equal(pictures._pooled(board, 4), means + 5)
+    with av.open(io.BytesIO(pictures.light(board)), format="jpeg_pipe") as container:
+        (frame,) = container.decode(video=0)
+    shown = frame.to_ndarray(format="rgb24").transpose(2, 0, 1).astype(int)
+    assert shown.shape == (3, 256, 1024) and np.abs(shown - means - 5).mean() < 3
+    videos = np.stack([board[:, :256, :256]] * 4)[:, None]
+    np.testing.assert_array_equal(pictures._tile(videos, 2)[0, :, 128:, 128:], pictures._pooled(board[:, :256, :256], 2))
 
 
 def test_it_tells_the_run(page: Reader, tiny_run: RunFolder) -> None:
@@ -213,13 +230,13 @@ def test_samples_over_time(tiny_run: RunFolder) -> None:
 
 
 def test_code_pictures_show_an_edit_of_the_said_size(tiny_run: RunFolder) -> None:
-    """Against the pixels of the PNG: the edited frame changes by VISIBLE_MSE (but for clipping and rounding), per row."""
+    """Against the pixels: the edited frame changes by VISIBLE_MSE (but for clipping and rounding), per row."""
     from safetensors.torch import load
 
     drawn, troubles = pictures.code_pictures(tiny_run, load(tiny_run.store.read("export/codes.safetensors")))
     assert len(drawn) == 4 and not troubles
     for code in drawn:
-        board = decode_png(code.png)[:, ::4, ::4] / 127.5 - 1
+        board = code.board[:, ::4, ::4] / 127.5 - 1
         cells = board.reshape(3, pictures.CODE_LATENTS, 16, 6, 16).transpose(1, 3, 0, 2, 4)
         edited = 0 if code.direction == "backward" else 3
         change = np.square(cells[:, edited + 1] - cells[:, edited])
