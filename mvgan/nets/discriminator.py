@@ -15,11 +15,12 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     """Append one channel: the standard deviation within groups of `group` consecutive samples, averaged over the map.
 
     x [n, c, h, w] with n a multiple of `group` -> [n, c + 1, h, w]. A group is one logical shard's part of
-    the batch, so that the statistic does not depend on the number of workers. Source: Karras et al. 2018, Sec. 3.
+    the batch, so that the statistic does not depend on the number of workers. It is taken at least in
+    float32. Source: Karras et al. 2018, Sec. 3.
     """
     n, c, h, w = x.shape
     assert n % group == 0, f"{n} samples do not divide into groups of {group}"
-    y = x.float().reshape(n // group, group, c, h, w)
+    y = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(n // group, group, c, h, w)
     std = (y.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     channel = std.to(x.dtype).repeat_interleave(group)[:, None, None, None].expand(n, 1, h, w)
     return torch.cat([x, channel], dim=1)

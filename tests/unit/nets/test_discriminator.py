@@ -39,17 +39,29 @@ def test_the_sums_of_the_paper() -> None:
     assert parameters(16384, 2) == 48_776_248 and parameters(32768, 1) == 58_898_467
 
 
+def stddev(x: np.ndarray) -> float:
+    """Of a group [n, c, h, w], in numpy: position after position, then their mean."""
+    return float(np.mean([math.sqrt(np.mean((v - v.mean()) ** 2) + 1e-8) for v in x.astype(np.float64).reshape(len(x), -1).T]))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-14)])
 @pytest.mark.parametrize("group", [1, 2, 3, 6])
-def test_minibatch_stddev(group: int) -> None:
+def test_minibatch_stddev(group: int, dtype: torch.dtype, error: float) -> None:
     """Reference: numpy, group after group."""
-    x = np.random.default_rng(0).standard_normal((6, 3, 4, 4)).astype(np.float32)
-    found = minibatch_stddev(torch.from_numpy(x), group).numpy()
-    assert found.shape == (6, 4, 4, 4)
-    np.testing.assert_array_equal(found[:, :3], x)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3, 4, 4))).to(dtype)
+    found = minibatch_stddev(x, group)
+    assert found.shape == (6, 4, 4, 4) and found.dtype == dtype and torch.equal(found[:, :3], x)
     for start in range(0, 6, group):
-        part = x[start : start + group].astype(np.float64)
-        std = np.mean([math.sqrt(np.mean((v - v.mean()) ** 2) + 1e-8) for v in part.reshape(group, -1).T])
-        np.testing.assert_allclose(found[start : start + group, 3], std, rtol=1e-5)
+        part = slice(start, start + group)
+        np.testing.assert_allclose(found[part, 3].numpy(), stddev(x[part].numpy()), rtol=error)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_minibatch_stddev_in_half_precision(dtype: torch.dtype) -> None:
+    """Reference: float32 on the same numbers, rounded once: sums and squares are not taken in half precision."""
+    x = (100 + torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))).to(dtype)
+    found = minibatch_stddev(x, 3)
+    assert found.dtype == dtype and torch.equal(found, minibatch_stddev(x.float(), 3).to(dtype))
 
 
 def test_minibatch_stddev_needs_whole_groups() -> None:

@@ -151,6 +151,16 @@ def test_augmentation_draws_for_each_phase_and_changes_no_other_draw() -> None:
         assert untimed(found) == pytest.approx(untimed(expected), rel=1e-3)
 
 
+def test_ada_is_steered_by_real_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: D itself, as it is before its step, on the real pairs, which p = 0 leaves as they are."""
+    stage = build(augment="ada")
+    expected = stage.discriminator(to_range(batch()), 4).detach()
+    seen: list[Tensor] = []
+    monkeypatch.setattr(stage.augmentation, "observe", lambda logits, _: seen.append(logits) or {})
+    stage.step(batch(), Progress())
+    torch.testing.assert_close(seen, [expected], rtol=1e-3, atol=1e-4)
+
+
 def test_lazy_regularisation_corrects_adam() -> None:
     """Reference: StyleGAN2, Appendix B: learning rate and betas to the power of c = k / (k + 1)."""
     stage = build(lr=0.002, r1_every=16, pl_every=4)

@@ -3,8 +3,12 @@
 import dataclasses
 
 import pytest
+import torch
 
-from mvgan.config import Run
+from mvgan.config import Pairs, Run
+from mvgan.train.augment import Augmentation
+from mvgan.train.ranks import Ranks
+from mvgan.train.state import Progress
 from mvgan.train.tripwires import PAIRS, Tripwire, Tripwires, wires_of
 
 
@@ -23,6 +27,34 @@ def test_a_sign_is_said_once_each_time_it_comes_up(metric: str, bad: float, good
     (line,) = said(PAIRS, metric, [good, *[bad] * (times + 5)])
     assert line.startswith(f"warning: at {8 * times} ") and f"{bad:.3g}" in line and "another --name" in line
     assert len(said(PAIRS, metric, [good, *[bad] * times, good, *[bad] * times])) == 2
+
+
+def ticks_of_p(right: float, start: float) -> list[float]:
+    """Mean p of 40 ticks of 400 pairs, of a D that takes real pairs for real with probability `right`."""
+    augmentation = Augmentation(Run(pairs=Pairs(batch=8, augment="ada", ada_kimg=3)), Ranks(2, 4), torch.device("cpu"))
+    augmentation.p.fill_(start)
+    draw = torch.Generator().manual_seed(0)
+    ps = []
+    for step in range(40 * 50):
+        logits = (torch.rand(8, generator=draw) < right).float() - 0.5
+        ps.append(float(augmentation.observe(logits, Progress(8 * step))["augment_p"]))
+    return torch.tensor(ps, dtype=torch.float64).reshape(40, 50).mean(1).tolist()
+
+
+@pytest.mark.parametrize("right", [0.865, 0.9])
+def test_p_that_jitters_below_its_limit_trips(right: float) -> None:
+    """Mean signs of 0.73 and 0.8 against a target of 0.6: single moves go down, so that means of ticks lie below 1."""
+    ticks = ticks_of_p(right, start=0.8)
+    assert not any(min(ticks[at : at + 10]) >= 1 for at in range(31)), "nothing jitters"
+    (line,) = said(PAIRS, "augment_p", ticks)
+    assert "probability of augmentation" in line
+
+
+def test_p_that_leaves_its_limit_does_not_trip() -> None:
+    """From 1 down again, as D is right about real pairs less often than the target asks for; or there for a while, again and again."""
+    assert said(PAIRS, "augment_p", ticks_of_p(right=0.75, start=1.0)) == []
+    assert said(PAIRS, "augment_p", [*[0.96] * 9, 0.94, *[1.0] * 9, 0.9] * 5) == []
+    assert said(PAIRS, "augment_p", [0.94] * 50) == []
 
 
 def test_an_untrained_network_may_be_anything() -> None:
