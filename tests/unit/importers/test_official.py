@@ -79,6 +79,16 @@ def test_the_verb(file: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert found.keys() == tensors.keys() and all(torch.equal(found[key], tensors[key]) for key in tensors)
     assert json.loads((tmp_path / "weights/config.json").read_text())["resolution"] == 16
     assert "is there already and is not overwritten" in refused(verb.run, verb.Flags, *flags)
+    (tmp_path / "weights/config.json").unlink()  # as if it had been killed
+    (tmp_path / "weights/discriminator.safetensors").unlink()
+    verb.run(verb.Flags(flags[0], flags[2]))
+    assert capsys.readouterr().out == said and (tmp_path / "weights/config.json").exists()
+    for file_of_others in ("generator.safetensors", "notes.txt"):
+        mine = tmp_path / f"mine-{file_of_others}" / file_of_others
+        mine.parent.mkdir()
+        mine.write_bytes(b"of another")
+        assert "is there already and is not overwritten" in refused(verb.run, verb.Flags, flags[0], "--out", str(mine.parent))
+        assert [path.read_bytes() for path in mine.parent.iterdir()] == [b"of another"]
     assert "there is no file" in refused(verb.run, verb.Flags, f"{flags[0]}x", "--out", str(tmp_path / "other"))
 
 
