@@ -1,5 +1,9 @@
-"""What --dry-run prints: sizes and counts, from networks that are really built."""
+"""What --dry-run prints: sizes and counts, from networks that are built, without memory for their numbers."""
 
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
 from torch import nn
 
 from mvgan.config import Run
@@ -11,9 +15,10 @@ from mvgan.nets.video_discriminator import VideoDiscriminator
 from mvgan.train.session import num_shards, plan_of
 
 
-def parameters(net: nn.Module) -> int:
-    """Trained numbers of a network."""
-    return sum(p.numel() for p in net.parameters())
+def parameters(network: Callable[[], nn.Module]) -> int:
+    """Trained numbers of the network that `network` builds."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in network().parameters())
 
 
 def print_ingest(plan: Plan) -> None:
@@ -24,10 +29,10 @@ def print_ingest(plan: Plan) -> None:
         print(f"ingest: {line}")
 
 
-def print_pairs(run: Run) -> None:
-    """What stage 1 would train."""
+def print_pairs(run: Run, taken: Iterable[str] = ()) -> None:
+    """What stage 1 would train, and the lines `taken` of what it begins with."""
     plan = plan_of(run, "pairs", 0)
-    g, d = parameters(Generator(run.network, run.resolution)), parameters(Discriminator(run.network, run.resolution))
+    g, d = (parameters(partial(network, run.network, run.resolution)) for network in (Generator, Discriminator))
     order = ",".join(map(str, run.interval))
     what = f"pairs of {run.resolution} px at interval {order}" if run.network.frames == 2 else f"single frames of {run.resolution} px"
     longest = max(run.interval) + 1 if run.network.frames == 2 else 1
@@ -36,6 +41,8 @@ def print_pairs(run: Run) -> None:
         f"in {num_shards(run, 'pairs')} logical shards, from videos of {longest} frames or more; "
         f"generator {g:,} parameters, discriminator {d:,}"
     )
+    for line in taken:
+        print(line)
 
 
 def print_codes(run: Run) -> None:
@@ -50,8 +57,8 @@ def print_codes(run: Run) -> None:
 def print_video(run: Run, num_videos: int | None) -> None:
     """What stage 3 would train; its length depends on the number of videos where it is given in epochs."""
     config, span = run.video, (run.video.num_frames - 1) * run.stride + 1
-    latent = parameters(LatentGenerator(run.network.w_dim, config.hidden, run.num_codes, config.residual))
-    d = parameters(VideoDiscriminator(config.d_channels, config.d_scales))
+    latent = parameters(partial(LatentGenerator, run.network.w_dim, config.hidden, run.num_codes, config.residual))
+    d = parameters(partial(VideoDiscriminator, config.d_channels, config.d_scales))
     if config.epochs and num_videos is None:
         length = f"{config.epochs:g} epochs of one clip per video"
     else:

@@ -30,10 +30,10 @@ def run(flags: Flags) -> None:
     check_data(shards, flags.settings, "pairs")
     check_workers(flags.settings, "pairs", flags.resources.workers)
     uri = flags.place.uri(flags.preset)
-    check_initial(flags.settings, uri)
+    taken = check_initial(flags.settings, uri)
     if flags.dry_run:
         check_run(uri, flags.settings, shards.uri)
-        print_pairs(flags.settings)
+        print_pairs(flags.settings, taken)
         return
     with drive(uri, flags.settings, shards.uri, "pairs") as folder, session(flags.resources):
         train_stage(folder, "pairs", flags.resources)

@@ -38,9 +38,9 @@ class Flags(Settings):
 def run(flags: Flags) -> None:
     """Run what is not done yet, or with --dry-run say what would run."""
     uri, settings = flags.uri(), flags.settings
-    plan = _check(flags, uri)
+    plan, taken = _check(flags, uri)
     if flags.dry_run:
-        _print_plan(flags, uri, plan)
+        _print_plan(flags, uri, plan, taken)
         return
     with held(open_store(uri), "pipeline"):
         source = flags.source.render(uri, flags.preset, settings)
@@ -53,18 +53,18 @@ def run(flags: Flags) -> None:
     print(build_report(folder))
 
 
-def _check(flags: Flags, uri: str) -> Plan | None:
-    """Raise InputError for all that reading alone can tell; returns what ingest would do with --videos."""
+def _check(flags: Flags, uri: str) -> tuple[Plan | None, list[str]]:
+    """Raise InputError for all that reading alone can tell; returns what ingest would do with --videos, and lines of what stage 1 takes."""
     check_pairs(flags.settings)
     for stage in TRAINED:
         check_workers(flags.settings, stage, flags.resources.workers)
     flags.source.refuse(flags.preset, uri, flags.dry_run)
     check_run(uri, flags.settings, open_store(flags.source.shards_at(uri)).uri)
-    check_initial(flags.settings, uri)
-    return flags.source.plan(uri, flags.settings)
+    taken = check_initial(flags.settings, uri)
+    return flags.source.plan(uri, flags.settings), taken
 
 
-def _print_plan(flags: Flags, uri: str, plan: Plan | None) -> None:
+def _print_plan(flags: Flags, uri: str, plan: Plan | None, taken: list[str]) -> None:
     settings, num_videos = flags.settings, None
     if flags.source.data:
         num_videos = len(ShardSet.open(flags.source.data, verify=False))
@@ -77,7 +77,7 @@ def _print_plan(flags: Flags, uri: str, plan: Plan | None) -> None:
     else:
         print(f"ingest: {needs_videos(flags.preset)}")
     finished = _finished(uri)
-    plans = {"pairs": print_pairs, "codes": print_codes, "video": lambda run: print_video(run, num_videos)}
+    plans = {"pairs": lambda run: print_pairs(run, taken), "codes": print_codes, "video": lambda run: print_video(run, num_videos)}
     for stage, print_stage in plans.items():
         if stage in finished:
             print(f"{stage}: complete, skipped")

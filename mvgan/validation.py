@@ -8,6 +8,8 @@ from mvgan.config import InputError, Resources, Run, to_dict
 
 def validate(run: Run) -> Run:
     """Check what no single field can tell. Raises InputError."""
+    if run.resolution > MOST_PIXELS:
+        raise InputError(f"resolution is {run.resolution}; it must be at most {MOST_PIXELS}")
     if run.resolution < 8 or run.resolution & (run.resolution - 1):
         raise InputError(f"resolution {run.resolution} is no power of two of at least 8; take 32, 64, 128 or 256")
     if not run.interval or min(run.interval) < 1:
@@ -90,6 +92,22 @@ MAY_BE_ZERO = {
 }  # fmt: skip
 SHARES = ("ingest.max_rejected", "pairs.style_mixing", "pairs.augment_p", "pairs.ada_target", "codes.energy")
 
+MOST_PIXELS = 2048
+AT_MOST: dict[str, float] = {
+    "network.z_dim": 8192, "network.w_dim": 8192, "network.mapping_layers": 64, "network.channel_base": 2**23, "network.channel_max": 4096,
+    "latents": 10**6, "stride": 10**6, "seed": 2**63 - 1,
+    "pairs.total_kimg": 10**9, "pairs.batch": 2**20, "pairs.group": 2**20, "pairs.accumulate": 2**20, "pairs.lr": 1,
+    "pairs.r1_gamma": 10**5, "pairs.pl_weight": 10**5, "pairs.pieces_per_window": 2**16, "pairs.pairs_per_piece": 2**16,
+    "pairs.evaluations": 10**5, "pairs.eval_pairs": 10**7,
+    "video.epochs": 10**9, "video.total_clips": 10**12, "video.num_frames": 10**5, "video.batch": 2**20, "video.group": 2**20,
+    "video.hidden": 8192, "video.init_std": 100, "video.lr": 1, "video.gp_weight": 10**5, "video.drift_weight": 10**5,
+    "video.reach_weight": 10**5, "video.g_steps": 10**4, "video.d_channels": 4096, "video.d_scales": 8, "video.pieces_per_window": 2**16,
+    "video.evaluations": 10**5, "video.eval_clips": 10**7,
+}  # fmt: skip
+"""Far above what the field's networks and trainings have: beyond are slips of the hand, which memory or time would end much later."""
+MOST = 10**15
+"""Of every other number."""
+
 
 def _check_numbers(values: dict[str, Any], where: str = "") -> None:
     """Every number is finite and above 0, or at least 0 where zero turns something off."""
@@ -101,6 +119,8 @@ def _check_numbers(values: dict[str, Any], where: str = "") -> None:
             if not (value >= 0 if path in MAY_BE_ZERO else value > 0) or value == float("inf"):
                 bound = "at least 0" if path in MAY_BE_ZERO else "at least 1" if isinstance(value, int) else "above 0"
                 raise InputError(f"{path} is {value}; it must be {bound}")
+            if value > AT_MOST.get(path, MOST):
+                raise InputError(f"{path} is {value}; it must be at most {AT_MOST.get(path, MOST)}")
             if path in SHARES and value > 1:
                 raise InputError(f"{path} is {value}; it is a share, so give at most 1")
             if path in ("pairs.total_kimg", "pairs.tick_kimg", "pairs.commit_kimg") and value < 0.001:

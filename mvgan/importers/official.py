@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mvgan.config import InputError, Network
 from mvgan.importers.pickled import Module, read_pickle
+from mvgan.importers.restricted import one_line, shown
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator
 
@@ -52,17 +53,25 @@ def convert(data: bytes, uri: str) -> Official:
     g, d = content.get("G_ema"), content.get("D")
     if not isinstance(g, Module):
         raise InputError(f"{uri} has no generator G_ema; give a StyleGAN2-ADA or StyleGAN3 network file")
-    for module in (g, d):
-        if isinstance(module, Module) and module.state.get("c_dim"):
-            raise InputError(f"{uri} is conditional (c_dim {module.state['c_dim']}), and mvgan's networks are not; give another")
+    d = d if isinstance(d, Module) else None
     try:
-        return _converted(g, d if isinstance(d, Module) else None, uri)
-    except (KeyError, ValueError, IndexError, RuntimeError) as error:  # RecursionError too: a module that holds itself
+        _refuse_conditional([module for module in (g, d) if module], uri)
+        return _converted(g, d, uri)
+    except (KeyError, ValueError, IndexError, RuntimeError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{uri} is no StyleGAN2 network ({error}); give one of StyleGAN2-ADA, or of StyleGAN3 with --cfg=stylegan2"
+            f"{uri} is no StyleGAN2 network ({one_line(error)}); give one of StyleGAN2-ADA, or of StyleGAN3 with --cfg=stylegan2"
         ) from None
+
+
+def _refuse_conditional(modules: list[Module], uri: str) -> None:
+    for module in modules:
+        c_dim = module.state.get("c_dim", 0)
+        if type(c_dim) is not int:
+            raise InputError(f"{uri} has a {type(c_dim).__name__} for c_dim, expected a whole number; give another")
+        if c_dim:
+            raise InputError(f"{uri} is conditional (c_dim {c_dim}), and mvgan's networks are not; give another")
 
 
 def _converted(g: Module, d: Module | None, uri: str) -> Official:
@@ -89,6 +98,8 @@ def _network(official: Mapping[str, Tensor], resolution: int) -> Network:
     most = max(channels.values(), default=0)
     base = next((count * size for size, count in sorted(channels.items()) if count < most), most * resolution)
     (w_dim, z_dim), noise = official["mapping.fc0.weight"].shape, "synthesis.b4.conv1.noise_strength" in official
+    if not all((w_dim, z_dim, *channels.values())):
+        raise ValueError("it has a layer of no channels")
     return Network(z_dim=z_dim, w_dim=w_dim, mapping_layers=layers, channel_base=base, channel_max=most, noise=noise)
 
 
@@ -105,7 +116,7 @@ def _renamed(official: Mapping[str, Tensor], names: tuple[tuple[str, str], ...],
                 name = re.sub(r"\{(\d+)\}", lambda size: str(number.get(int(size[1]), size[1])), found.expand(ours))
                 break
         if not tensor.is_floating_point():
-            raise ValueError(f"{name} holds {tensor.dtype}")
+            raise ValueError(f"{shown(name)} holds {tensor.dtype}")
         out[name] = tensor.detach().float().contiguous()
     return out
 
@@ -139,6 +150,7 @@ def _check(tensors: Tensors, network: nn.Module, what: str) -> None:
 
 
 def _difference(name: str, found: Tensor | None, ours: Tensor | None) -> str:
+    name = shown(name)
     if found is None or ours is None:
         return f"{name} is {'missing' if found is None else 'unknown'}"
     if found.shape != ours.shape:

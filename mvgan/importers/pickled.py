@@ -1,22 +1,28 @@
 """Reads StyleGAN2-ADA's and StyleGAN3's pickles without running anything that is in them.
 
 Such a file holds each network as its own source code, which their `torch_utils.persistence` executes, and its state. Here only the state is
-taken: an unpickler that knows the names in ALLOWED, by which tensors and plain containers are built, and refuses every other one. It is
-Python's, whose memo grows with what is in the file and not with what the file says, and lets a file set the state of nothing.
+taken: the names in ALLOWED and those of `storage` are known, by which tensors and plain containers are built, and every other one is
+refused.
 """
 
 import io
-import math
 import pickle
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from mvgan.config import InputError
+from mvgan.importers.restricted import Containers, Dropped, Restricted, one_line, shown
+from mvgan.importers.storage import Builder
+
+
+MOST_LEVELS, MOST_LETTERS = 10, 100
+"""Of modules in modules, and of the name of one: official networks have 4 and some 20."""
+
+MOST_PARTS = 1_000_000
+"""Opcodes of a file; official ones have some ten thousands."""
 
 
 @dataclass(frozen=True)
@@ -27,108 +33,68 @@ class Module:
     state: dict[str, Any]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Its parameters and buffers and those of the modules within, by dotted names."""
+        """Its parameters and buffers and those of the modules within, by dotted names.
+
+        Raises InputError for one that is in two places, as a small file could then hold more of them than any memory.
+        """
+        yield from self._within("", set(), MOST_LEVELS)
+
+    def _within(self, where: str, met: set[int], levels: int) -> Iterator[tuple[str, Tensor]]:
+        if levels == 0:
+            raise InputError(f"network {shown(self.name)} of the file has modules {MOST_LEVELS} levels deep; give another")
         for kind in ("_parameters", "_buffers"):
-            for name, value in self._held(kind, Tensor):
-                yield name, value
-        for name, module in self._held("_modules", Module):
-            yield from ((f"{name}.{inner}", tensor) for inner, tensor in module.tensors())
+            for name, value in self._held(kind, Tensor, met):
+                yield where + name, value
+        for name, module in self._held("_modules", Module, met):
+            yield from module._within(f"{where}{name}.", met, levels - 1)
 
-    def _held(self, kind: str, what: type) -> Iterator[tuple[str, Any]]:
-        """Those in the dictionary of this kind that are not None. Raises InputError for anything else there."""
-        held = self.state.get(kind)
+    def _held(self, kind: str, what: type, met: set[int]) -> Iterator[tuple[str, Any]]:
+        """Those in the dictionary of this kind that are not None, also put into `met`. Raises InputError for anything else there."""
+        held, network = self.state.get(kind), f"network {shown(self.name)} of the file"
         if not isinstance(held, dict):
-            raise InputError(f"network {self.name} of the file has no {kind}; give a StyleGAN2-ADA or StyleGAN3 network file")
+            raise InputError(f"{network} has no {kind}; give a StyleGAN2-ADA or StyleGAN3 network file")
         for name, value in held.items():
-            if value is not None:
-                if not isinstance(value, what) or not isinstance(name, str):
-                    raise InputError(f"network {self.name} of the file has {type(value).__name__} {name!r} in its {kind}; give another")
-                yield name, value
-
-
-class _Containers(dict[str, Any]):
-    """In place of dnnlib.EasyDict, a dictionary."""
-
-
-class _Dropped:
-    """In place of what is no tensor and not needed: numpy's kinds of numbers, and numbers of theirs such as a layer's gain."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
+            if value is None:
+                continue
+            if not isinstance(value, what) or not isinstance(name, str) or len(name) > MOST_LETTERS:
+                raise InputError(f"{network} has {type(value).__name__} {shown(str(name))} in its {kind}; give another")
+            if id(value) in met:
+                raise InputError(f"{network} has {shown(name)} in its {kind} that is elsewhere too; give another")
+            met.add(id(value))
+            yield name, value
 
 
 def _module(about: Any) -> Module:
     """In place of torch_utils.persistence, which would execute `module_src`."""
     if not isinstance(about, dict) or about.get("type") != "class" or not isinstance(about.get("state"), dict):
         raise pickle.UnpicklingError("a network of an unknown kind")
-    return Module(str(about.get("class_name")), about["state"])
-
-
-def _storage(data: bytes) -> torch.storage.TypedStorage:
-    """torch's own way to give a storage, with its restricted reader."""
-    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise pickle.UnpicklingError("something else where a storage is due")
-    return storage
-
-
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """torch's own way to build a tensor, without the hooks that a file may bring, from numbers that the storage holds."""
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise pickle.UnpicklingError("a tensor without a storage")
-    held = storage._untyped_storage.nbytes() // torch.empty(0, dtype=storage.dtype).element_size()
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    count = math.prod(int(length) for length in size)
-    if min((offset, *size, *stride)) < 0 or count > held or (count and last >= held):
-        raise pickle.UnpicklingError("a tensor of more numbers than its storage holds")
-    tensor: Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
-    return tensor.clone()
+    name = about.get("class_name")
+    if not isinstance(name, str):
+        raise pickle.UnpicklingError("a network whose class has no name")
+    return Module(name, about["state"])
 
 
 ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _module,
-    ("dnnlib.util", "EasyDict"): _Containers,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("dnnlib.util", "EasyDict"): Containers,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "set"): set,
-    ("numpy", "dtype"): _Dropped,
-    ("numpy.core.multiarray", "scalar"): _Dropped,
-    ("numpy._core.multiarray", "scalar"): _Dropped,
+    ("collections", "OrderedDict"): Containers,
+    ("builtins", "set"): Dropped,
+    ("numpy", "dtype"): Dropped,
+    ("numpy.core.multiarray", "scalar"): Dropped,
+    ("numpy._core.multiarray", "scalar"): Dropped,
 }
-
-
-class _Unpickler(pickle._Unpickler):
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = ALLOWED.get(({"__builtin__": "builtins"}.get(module, module), name))
-        if found is None:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}")
-        return found
-
-
-def _refuse_state(unpickler: Any) -> None:
-    """Drop the state of what is dropped itself; nothing else has one."""
-    state = unpickler.stack.pop()
-    if state and not isinstance(unpickler.stack[-1], _Dropped):
-        raise pickle.UnpicklingError(f"it sets the state of a {type(unpickler.stack[-1]).__name__}")
-
-
-_Unpickler.dispatch[pickle.BUILD[0]] = _refuse_state
 
 
 def read_pickle(data: bytes, uri: str) -> dict[str, Any]:
     """The dictionary in the file `data`, its networks as Module. Raises InputError, naming `uri`, for whatever else a pickle may hold."""
     try:
-        content = _Unpickler(io.BytesIO(data)).load()
+        content = Restricted(io.BytesIO(data), ALLOWED | Builder(len(data)).names(), MOST_PARTS).load()
     except InputError:
         raise
     except Exception as error:  # whatever a broken or hostile file makes of it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{uri} is no network file of StyleGAN2-ADA or StyleGAN3, or holds more than tensors ({reason}); "
+            f"{uri} is no network file of StyleGAN2-ADA or StyleGAN3, or holds more than tensors ({one_line(error)}); "
             "nothing in it was run; give another"
         ) from None
     if not isinstance(content, dict):

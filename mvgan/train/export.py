@@ -111,7 +111,7 @@ def read_weights(store: Store, name: str) -> dict[str, Tensor]:
     """The tensors in the safetensors file `name` at `store`, which need not be a run's. Raises InputError when it is damaged."""
     try:
         return load(store.read(name))
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: numbers of a kind that torch has not
         raise InputError(f"{store.uri}/{name} is no safetensors file ({' '.join(str(error).split())}); make it again") from None
 
 

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
 from jobs import pairs as verb
+from jobs._cli import parse
 from mvgan.config import InputError, Network, Run
 from mvgan.data.shards import ShardSet
 from mvgan.importers.official import convert, files
@@ -81,6 +82,7 @@ def test_official_weights_are_a_start(tmp_path: Path) -> None:
     official = convert(Networks().file(), "x.pkl")
     for name, tensors in files(official):
         save_file(tensors, tmp_path / name)
+    (tmp_path / "config.json").write_text("{}")
     run = dataclasses.replace(tiny_config(), network=dataclasses.replace(official.network, precision="fp32"), num_codes=2)
     lines = told(stage_of(run), str(tmp_path))
     assert len(lines) == 3 and not any("anew" in line for line in lines)
@@ -155,3 +157,70 @@ def test_mistakes(tiny_run: RunFolder, tmp_path: Path) -> None:
     assert "is no safetensors file" in refused(verb.run, verb.Flags, *flags, str(tmp_path))
     assert "has no weights; give the folder" in refused(verb.run, verb.Flags, *flags, str(tmp_path / "generator.safetensors"))
     assert not (tmp_path / "new").exists(), "the name of a run that cannot begin stays free"
+
+
+def dry_run(tiny_run: RunFolder, source: Path, tmp_path: Path) -> tuple[str, ...]:
+    """Flags of a run of the tiny networks that begins with `source`."""
+    network = tiny_run.run.network
+    sizes = {"z-dim": network.z_dim, "w-dim": network.w_dim, "mapping-layers": network.mapping_layers, "channel-base": network.channel_base}
+    flags = [flag for name, size in sizes.items() for flag in (f"--network.{name}", str(size))]
+    return (
+        "--preset", "smoke", "--network.noise", "--network.channel-max", str(network.channel_max), "--num-codes", "2", *flags, "--data",
+        tiny_run.data, "--storage", str(tmp_path / "runs"), "--name", "new", "--dry-run", "--pairs.init-from", str(source),
+    )  # fmt: skip
+
+
+def folder_of(path: Path, **files: dict[str, torch.Tensor]) -> Path:
+    """A folder as an import leaves it."""
+    path.mkdir()
+    for name, tensors in files.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path / f"{name}.safetensors")
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def test_weights_of_another_kind_are_refused(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """In the dry run and in training, in one line: what is no number of a network, and a discriminator of another network."""
+    stage = stage_of(tiny_run.run)
+    generator, discriminator, layer = stage.generator.state_dict(), stage.discriminator.state_dict(), "mapping.layers.0.weight"
+    broken = {**discriminator, "out.bias": torch.full((1,), torch.nan)}
+    double = {key: value.double() for key, value in generator.items()}
+    cases: dict[str, tuple[dict[str, dict[str, torch.Tensor]], str]] = {
+        "nan": ({"generator": {key: value * torch.nan for key, value in generator.items()}}, "numbers that are not finite"),
+        "inf": ({"generator": {**generator, layer: generator[layer] / 0}}, f"'{layer}' with numbers that are not finite"),
+        "too-large": ({"generator": {**double, layer: double[layer] * 1e300}}, f"'{layer}' with numbers that are not finite"),
+        "int": ({"generator": {key: value.int() for key, value in generator.items()}}, "in torch.int32, expected floating point"),
+        "complex": ({"generator": {key: value.to(torch.complex64) for key, value in generator.items()}}, "in torch.complex64, expected"),
+        "another": ({"generator": generator, "discriminator": {"x": torch.zeros(3)}}, "nothing of discriminator.safetensors"),
+        "none": ({"generator": generator, "discriminator": {}}, "nothing of discriminator.safetensors"),
+        "broken": ({"generator": generator, "discriminator": broken}, "the discriminator of"),
+    }  # fmt: skip
+    for name, (tensors, reason) in cases.items():
+        source = folder_of(tmp_path / name, **tensors)
+        assert reason in refused(verb.run, verb.Flags, *dry_run(tiny_run, source, tmp_path)), name
+        with pytest.raises(InputError, match=reason.split(" of")[0]):
+            told(stage, str(source))
+
+
+def test_a_dry_run_tells_what_is_taken_as_training_does(tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reference: what training says of the same weights; half precision, one tensor alone and no discriminator are a start."""
+    stage = stage_of(tiny_run.run)
+    one = {"mapping.layers.1.weight": stage.generator.state_dict()["mapping.layers.1.weight"]}
+    half = {key: value.half() for key, value in stage.generator.state_dict().items()}
+    for name, generator, count in (("one", one, 1), ("half", half, len(half))):
+        source = folder_of(tmp_path / name, generator=generator)
+        verb.run(parse(verb.Flags, list(dry_run(tiny_run, source, tmp_path)), ""))
+        said = capsys.readouterr().out
+        assert f"pairs: generator begins with {count} of {len(half)} tensors of --pairs.init-from" in said
+        assert f"discriminator begins with 0 of {len(stage.discriminator.state_dict())} tensors" in said
+        assert said.splitlines()[-3:] == told(stage, str(source))
+
+
+def test_an_import_that_was_cut_short_is_no_start(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Its config.json is written last."""
+    source = folder_of(tmp_path / "half", generator=stage_of(tiny_run.run).generator.state_dict())
+    (source / "config.json").unlink()
+    line = refused(verb.run, verb.Flags, *dry_run(tiny_run, source, tmp_path))
+    assert "has no config.json, so what wrote it has not finished" in line and "jobs.import_weights` again" in line
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        read_initial(str(source))
