@@ -137,7 +137,7 @@ def test_synthetic_videos_below_the_home_folder(tmp_path: Path, monkeypatch: pyt
     """A tilde that no shell has expanded, as in --storage=~/runs."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jobs.pipeline.render_set", lambda folder, *numbers: asked.append(folder))
+    monkeypatch.setattr("jobs._source.render_set", lambda folder, *numbers: asked.append(folder))
     asked: list[str] = []
     place = jobs.pipeline.Place("~/runs")
     with pytest.raises(InputError, match="does not exist or holds no file"):
