@@ -17,6 +17,7 @@ from mvgan.evaluation.result import best, result_path, words
 from mvgan.evaluation.subject import forget, subjects
 from mvgan.metrics.networks import NetworkFile
 from mvgan.storage.run import read_run
+from mvgan.train.export import export_card
 from mvgan.validation import validate_resources
 
 
@@ -69,6 +70,7 @@ def run(flags: Flags) -> None:
                 results.append(result)
     finally:
         forget(folder, found)
+    export_card(folder)
     if len(results) > 1:
         print(f"evaluate: best is {best(results)['subject']}")
 

@@ -316,6 +316,8 @@ class Resources:
     """Hours after which the command ends; the same command goes on. 0 sets no bound."""
     max_missed_commits: int = 3
     """Commits in a row that the storage may refuse before the run is ended."""
+    track: Literal["none", "mlflow", "wandb"] = "none"
+    """Tracker that is told the metrics too, beside TensorBoard's files; its own environment says where it is and who one is there."""
 
 
 STAGES = ("ingest", "pairs", "codes", "video")

@@ -1,6 +1,9 @@
 """What no single field of a config can tell: whether its values are possible, and fit together."""
 
 import math
+import os
+from importlib.metadata import PackageNotFoundError, version
+from socket import gethostname
 from typing import Any
 
 from mvgan.config import InputError, Resources, Run, to_dict
@@ -130,9 +133,34 @@ def _check_numbers(values: dict[str, Any], where: str = "") -> None:
 def validate_resources(resources: Resources) -> Resources:
     """Check where a run is to be computed. Raises InputError."""
     for name, value in to_dict(resources).items():
+        if isinstance(value, str):
+            continue
         least = 1 if name in ("workers", "max_missed_commits", "hang_s", "start_s") else 0
         if not least <= value < math.inf:
             raise InputError(f"{name} is {value}; it must be at least {least}")
     if not 0.0001 <= resources.gpu_share <= 1:  # Ray counts no finer
         raise InputError(f"gpu_share is {resources.gpu_share}; give the share of a GPU that a task takes, from 0.0001 to 1")
+    check_tracker(resources.track)
     return resources
+
+
+TRACKERS = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
+"""The package of each tracker; MLflow whole brings the same one."""
+
+
+def check_tracker(track: str) -> None:
+    """Raise InputError when this machine cannot tell the tracker anything: its package is missing, or nobody said where it is."""
+    if track not in TRACKERS:
+        return
+    try:
+        version(TRACKERS[track])
+    except PackageNotFoundError:
+        raise InputError(
+            f"--track {track} needs the package {TRACKERS[track]}, which is not installed on {gethostname()}; "
+            f"pip install 'mvgan[{track}]', or leave --track away"
+        ) from None
+    if track == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise InputError(
+            f"--track mlflow needs the server's address in MLFLOW_TRACKING_URI, which is not set on {gethostname()}; set it on every "
+            "machine that trains, or leave --track away"
+        )

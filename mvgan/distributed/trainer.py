@@ -127,5 +127,6 @@ def _worker(config: dict[str, Any]) -> None:
     with Watchdog(resources.hang_s, tell_hang(folder.store, out, name, config["attempt"], rank, resources.hang_s)) as watchdog:
         stream: Any = ray.train.get_dataset_shard("train")  # what WindowStreams gives
         batches = watchdog.watched(streamed_batches(stream))
-        place = Worker(rank, context.get_world_size(), get_device(), out.say, resources.max_missed_commits, resources.hang_s / PATIENCE)
+        patience_s, world = resources.hang_s / PATIENCE, context.get_world_size()
+        place = Worker(rank, world, get_device(), out.say, resources.max_missed_commits, patience_s, resources.track)
         train_worker(folder, stage, config["epoch"], batches, place)

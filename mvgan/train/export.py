@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mvgan.config import ANOTHER_NAME, InputError, Run, to_dict
 from mvgan.data.shards import ShardSet
 from mvgan.storage.commit import Commit, Damaged
-from mvgan.storage.run import RunFolder
+from mvgan.storage.run import RECORD, RunFolder
 from mvgan.storage.uri import Store
+from mvgan.train import card
 from mvgan.train.committer import measured_commits
 from mvgan.train.state import from_bytes
 
@@ -31,14 +32,16 @@ EXPORTS = {"pairs": (WEIGHTS["pairs"],), "video": (WEIGHTS["pairs"], "codes.safe
 
 
 def export_weights(folder: RunFolder, stage: str) -> None:
-    """Write the weights that `pairs` or `video` has learned. The generator of pairs is the averaged one."""
+    """Write the weights that `pairs` or `video` has learned, and the model card. The generator of pairs is the averaged one."""
     last = folder.require(stage)
     best = (folder.run.codes if stage == "pairs" else folder.run.video).select == "best"
-    weights = _best_weights(folder, stage) if best else committed_weights(folder, stage, last)
+    commit, weights = _best_weights(folder, stage) if best else (last, committed_weights(folder, stage, last))
     folder.store.write(f"export/{WEIGHTS[stage]}", weights)
     fps = float(np.median(ShardSet.open(folder.data, verify=False).fps))
-    about = {"format_version": 1, "config": to_dict(folder.run), "fps": fps}
+    images = _exported_images(folder.store) | {stage: commit.images}
+    about = {"format_version": 1, "config": to_dict(folder.run), "fps": fps, "images": images}
     folder.store.write("export/config.json", json.dumps(about, indent=1).encode())
+    export_card(folder)
 
 
 def committed_weights(folder: RunFolder, stage: str, commit: Commit) -> bytes:
@@ -49,10 +52,86 @@ def committed_weights(folder: RunFolder, stage: str, commit: Commit) -> bytes:
 
 
 def export_codes(folder: RunFolder) -> None:
-    """Write the motion codes and what is known about them."""
+    """Write the motion codes, what is known about them, and the model card."""
     commit = folder.require("codes")
     for file in commit.files:
         folder.store.write(f"export/{file}", folder.commits("codes").read(commit, file))
+    export_card(folder)
+
+
+def export_card(folder: RunFolder) -> None:
+    """Write the model card of what is exported, `export/README.md`; nothing where nothing is.
+
+    What in it is the user's is kept. A card in which that cannot be found is laid aside, and a warning says so.
+    """
+    store, present = folder.store, folder.store.list("export/")
+    files = {name: store.read(f"export/{name}") for name in card.FILES if f"export/{name}" in present}
+    if WEIGHTS["pairs"] not in files:
+        return
+    yours = card.Yours()
+    if card.CARD in present:
+        before = store.read(card.CARD)
+        try:
+            yours = card.yours_of(before.decode())
+        except ValueError as error:
+            aside = card.CARD.replace("README", f"README-{hashlib.sha256(before).hexdigest()[:12]}")
+            store.write(aside, before)
+            logger.warning("%s/%s is written anew, and the one before is now %s: %s", store.uri, card.CARD, aside, error)
+    store.write(card.CARD, card.render(_card_facts(folder, files), yours).encode())
+
+
+def _card_facts(folder: RunFolder, files: Mapping[str, bytes]) -> card.Facts:
+    codes = _said(folder.store, "codes.json") if "codes.json" in files else {}
+    of_these = codes.get("generator_sha256") == hashlib.sha256(files[WEIGHTS["pairs"]]).hexdigest()
+    stages = ["pairs", *(["codes"] if of_these and "codes.safetensors" in files else [])]
+    if "codes" in stages and WEIGHTS["video"] in files:
+        stages.append("video")
+    networks = {
+        stage: networks_sha256({name: files[name] for name in EXPORTS[stage]}, folder.run, stage) for stage in EXPORTS if stage in stages
+    }
+    return card.Facts(
+        folder.uri.rstrip("/").rpartition("/")[2], folder.run, ShardSet.open(folder.data, verify=False), files, stages,
+        _exported_images(folder.store), {stage: _measures(folder, stage) for stage in WEIGHTS}, codes, networks,
+        _results(folder.store), json.loads(folder.store.read(RECORD)).get("versions", {}),
+    )  # fmt: skip
+
+
+def _measures(folder: RunFolder, stage: str) -> list[dict[str, Any]]:
+    """The records of a stage that has ended, from its last commit."""
+    commits = folder.commits(stage)
+    last = next((commit for commit in commits.records() if commit.meta["complete"] and "history.json" in commit.files), None)
+    return [] if last is None else json.loads(commits.read(last, "history.json"))
+
+
+def _exported_images(store: Store) -> dict[str, int]:
+    """After how many images the weights in `export/` were taken, by their stages; empty when config.json does not say."""
+    images = _said(store, "config.json").get("images", {}) if store.exists("export/config.json") else {}
+    return images if isinstance(images, dict) else {}
+
+
+def _said(store: Store, name: str) -> dict[str, Any]:
+    """What `export/<name>` says; of a damaged one, which will be exported anew, nothing but a warning."""
+    try:
+        return read_json(store, name)
+    except InputError as error:
+        logger.warning("%s", error)
+        return {}
+
+
+def _results(store: Store) -> list[dict[str, Any]]:
+    """The results of evaluations kept in the run at `store`, by their names. Warns of those that cannot be read and leaves them out."""
+    found = []
+    for path in store.list("evaluation/"):
+        if path.count("/") != 1 or not path.endswith(".json"):
+            continue
+        try:
+            result = json.loads(store.read(path))
+            card.check_result(result)
+        except (ValueError, LookupError, TypeError) as error:
+            logger.warning("%s/%s is left out of the model card, as it is damaged: %s", store.uri, path, error)
+            continue
+        found.append(result)
+    return found
 
 
 def exported_files(store: Store, stage: str, own: bytes | None = None) -> dict[str, bytes]:
@@ -143,12 +222,12 @@ def read_exported(store: Store, name: str) -> bytes:
         raise InputError(f"{store.uri}/export has no {name}: the run has not finished; run `python -m jobs.pipeline` on it first") from None
 
 
-def _best_weights(folder: RunFolder, stage: str) -> bytes:
-    """Those of the measured commit of `stage` with the smallest Frechet distance whose files verify; warns of better ones."""
+def _best_weights(folder: RunFolder, stage: str) -> tuple[Commit, bytes]:
+    """The measured commit of `stage` with the smallest Frechet distance whose files verify, and its weights; warns of better ones."""
     damaged = ""
     for commit in measured_commits(folder.commits(stage)):
         try:
-            return committed_weights(folder, stage, commit)
+            return commit, committed_weights(folder, stage, commit)
         except Damaged as error:
             damaged = str(error)
             logger.warning("commit %s, the best by its Frechet distance, is passed over: %s", commit.name, error)

@@ -37,8 +37,11 @@ from mvgan.train.pairs import PairStage, to_uint8
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Hook, Plan, Stage, fit
 from mvgan.train.state import UNITS, Draws, Progress, from_bytes, seed_of
+from mvgan.train.trackers import maker
+from mvgan.train.tracking import Tracking
 from mvgan.train.tripwires import Tripwires, wires_of
 from mvgan.train.video import VideoStage, render
+from mvgan.validation import check_tracker
 
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,9 @@ Batches = Callable[[int, Ranks], Iterator[Tensor]]
 """Gives the batches of a worker from the sample after the given number of images on."""
 
 TRAINED = ("pairs", "video")
+
+LEAVE_S = 60.0
+"""Most that the end of a stage waits for a tracker."""
 
 UNWIND_S = 10.0
 """Most that an error which ends training waits for files that people look at."""
@@ -112,14 +118,18 @@ class Worker:
     max_missed_commits: int = 3
     patience_s: float = 300.0
     """The most that one step waits for the storage."""
+    track: str = "none"
+    """Tracker that is told the metrics, by its name."""
 
 
 def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
     """Train stage `name` to its end on this worker. `epoch` is the driver's claim; returns the last progress.
 
     Raises NonFinite on all workers together when the numbers fail, MissedCommits on the first when the storage does, InputError
-    before its first commit when the memory of the GPU holds no step, with the batch that it does hold.
+    before its first commit when the memory of the GPU holds no step, with the batch that it does hold, or at once when the tracker cannot
+    be had here.
     """
+    check_tracker(worker.track)
     try:
         return _train(folder, name, epoch, batches, worker)
     except torch.OutOfMemoryError as error:
@@ -151,6 +161,7 @@ def _train(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: W
         if worker.rank == 0:
             outbox = Outbox(folder.store, worker.say)
             beside.push(_leaves(outbox, worker.patience_s))
+            tracking = _tracking(folder, name, history, worker, beside)
             # So a storage that refuses is an alarm and not yet a step that waits too long.
             commits = Commits(folder.store.bounded(worker.patience_s / 3), name)
             committer = Committer(
@@ -160,7 +171,8 @@ def _train(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: W
             look = Tripwires(wires_of(run, name), worker.say).look
             record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress, look)
             beside.callback(record.close)
-            hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker, look), committer]
+            hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker, look)]
+            hooks += [*tracking, committer]
         return fit(stage, on_device(batches(progress.images, ranks), worker.device), progress, plan, hooks)
 
 
@@ -185,6 +197,19 @@ def on_device(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tenso
         ahead.record_stream(computes)  # its memory may be given to another copy only when the step is over
         batch, ahead = ahead, copied()
         yield batch
+
+
+def _tracking(folder: RunFolder, name: str, history: History, worker: Worker, beside: ExitStack) -> list[Hook]:
+    """The hook that tells the tracker, if there is one; as `beside` ends, what waits is told."""
+    if worker.track == "none":
+        return []
+    tracking = Tracking(worker.track, maker(worker.track, folder, name), history, worker.say)
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        tracking.leave(kind is None, min(worker.patience_s / 3, LEAVE_S if kind is None else UNWIND_S))
+
+    beside.push(leave)
+    return [tracking]
 
 
 def _leaves(outbox: Outbox, patience_s: float) -> Callable[..., None]:

@@ -31,7 +31,8 @@ def test_everything_lands_in_one_folder(finished: tuple[Path, str]) -> None:
     page = (folder / "report.html").read_text()
     assert "<html" in page and "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
     expected = ["run.json", "pairs/metrics.jsonl", "video/metrics.jsonl", "export/generator.safetensors", "export/codes.safetensors",
-                "export/codes.json", "export/latent.safetensors", "export/config.json", "data/manifest.json"]  # fmt: skip
+                "export/codes.json", "export/latent.safetensors", "export/config.json", "export/README.md",
+                "data/manifest.json"]  # fmt: skip
     assert [name for name in expected if not (folder / name).exists()] == []
     assert json.loads((folder / "data/manifest.json").read_text())["num_videos"] == 6
     assert (
