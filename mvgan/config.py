@@ -131,9 +131,8 @@ class Pairs:
     mirror: bool = False
     """Mirror half of all pairs, both frames together."""
     init_from: str | None = None
-    """Weights to begin with: another run (its newest commit), or a folder with generator.safetensors and config.json, as export/ or
-    import_weights made it. What does not fit these networks begins anew; --dry-run says what fits. The average then takes no
-    pairs.ema_rampup; for ada, StyleGAN2-ADA takes pairs.ada_kimg 100."""
+    """Weights to begin with: another run (its newest commit), or a folder as export/ or import_weights made it. What does not fit these
+    networks begins anew; --dry-run says what fits. The average takes no pairs.ema_rampup; for ada, StyleGAN2-ADA takes ada_kimg 100."""
     augment: Literal["none", "ada", "fixed"] = "none"
     """Augment what D sees, both frames alike: none, ada (adaptively: for small data sets) or fixed (with augment_p)."""
     augment_p: float = 0.2

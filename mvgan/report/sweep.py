@@ -6,7 +6,6 @@ import numpy as np
 
 from mvgan.config import to_dict
 from mvgan.data.shards import ShardSet
-from mvgan.metrics.features import LABEL
 from mvgan.report import charts, markup, pictures
 from mvgan.sample import Generator
 from mvgan.storage.run import read_run
@@ -79,7 +78,7 @@ def _figure(folder: SweepFolder, outcomes: Sequence[Outcome]) -> markup.Section:
     drawn = [
         markup.chart(
             charts.sweep_chart("Fréchet distance of clips (lower is better)", across, places, _lines(folder, outcomes, across, "frechet")),
-            f"Generated to real clips in seeded features ({LABEL}; it is not FVD). Bars: {errors}.",
+            f"Generated to real clips, in seeded features (not FVD). Bars: {errors}.",
         )
     ]
     for direction, frame in (("backward", "former"), ("forward", "latter")):
@@ -126,7 +125,9 @@ def _best(folder: SweepFolder, outcomes: Sequence[Outcome]) -> markup.Section:
     words = f"{described(best.trial.values)}: Fréchet distance {_with_error(best)}."
     rivals = [each for each in found[1:] if _at_least(each) < _at_most(best)]
     if rivals:
-        words += f" {len(rivals)} others are within the errors of it: this sweep does not tell them apart."
+        words += (
+            f" Within the errors of it: {'; '.join(described(each.trial.values) for each in rivals)}. This sweep does not tell them apart."
+        )
     frames = generator.run.video.num_frames
     movies = [
         markup.movie(
@@ -180,7 +181,7 @@ def _glance(outcomes: Sequence[Outcome]) -> markup.Section:
     body = markup.columns(cells, "three") if cells else markup.notice("No trial has come to its end yet.")
     if left:
         body += markup.notice(f"{left} more trials are not shown, so that the page stays below 15 MB; generate their videos by their runs.")
-    return markup.Section("glance", "All trials at a glance, best first, the same seeds", body)
+    return markup.Section("glance", "All trials at a glance", markup.paragraph("Best first, the same seeds.") + body)
 
 
 def _movies(outcomes: Sequence[Outcome]) -> Iterator[tuple[Outcome, bytes | None]]:

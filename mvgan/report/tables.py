@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from mvgan.metrics.features import LABEL
 from mvgan.report import markup
 from mvgan.sweep import CASE, Outcome, SweepFolder
 from mvgan.tables import S_PER_KIMG, Table
@@ -37,8 +36,8 @@ def _rows(table: Table, outcomes: Sequence[Outcome]) -> list[list[str]]:
 
 def _cautions(tiny: bool) -> list[str]:
     words = [
-        f"The two columns are different quantities: ours is taken in {LABEL}. FVD of a trial: `python -m jobs.evaluate --run` with its "
-        "folder and `--features`."
+        "The two columns are different quantities: ours is taken in seeded features. FVD of a trial: `python -m jobs.evaluate --run` "
+        "with its folder and `--features`."
     ]
     if tiny:
         words.append(

@@ -57,7 +57,7 @@ def test_it_tells_what_was_found(swept: tuple[SweepFolder, list[Outcome]]) -> No
 def test_trials_that_errors_do_not_tell_apart_are_said_so(swept: tuple[SweepFolder, list[Outcome]]) -> None:
     folder, outcomes = swept
     near = [dataclasses.replace(each, frechet_error=0.6) if each.frechet else each for each in outcomes]
-    assert "1 others are within the errors of it" in page.render_sweep(folder, near, {})
+    assert "Within the errors of it: interval 4, num_codes 1." in page.render_sweep(folder, near, {})
 
 
 def test_seeds_are_averaged(swept: tuple[SweepFolder, list[Outcome]], tiny_run: RunFolder) -> None:
