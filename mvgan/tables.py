@@ -111,7 +111,7 @@ TABLES = {
     ),
     "convergence": Table(
         "Sec. IV-C, Fast Convergence", "Training of stage 3", FACEFORENSICS, "FVD", (Case(OURS, {}),), {OURS: "108.8 after 45 epochs"},
-        "How soon stage 3 converges: see the curve over training.", (("MoCoGAN-HD (ICLR 2021)", "111.8 after 800 epochs"),),
+        "How soon stage 3 converges, by the curve over training.", (("MoCoGAN-HD (ICLR 2021)", "111.8 after 800 epochs"),),
         (("video.evaluations", 10),),
     ),
 }  # fmt: skip

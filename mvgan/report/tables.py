@@ -9,7 +9,7 @@ from mvgan.tables import S_PER_KIMG, Table
 
 def paper_section(table: Table, folder: SweepFolder, outcomes: Sequence[Outcome], tiny: bool) -> markup.Section:
     """Published figures, those measured here, and what a comparison of them can tell."""
-    body = markup.paragraph(f"{table.source} of the paper: {table.title}. {table.shows}")
+    body = markup.paragraph(f"{table.source} of the paper: {table.title}. It is there to show {table.shows[0].lower()}{table.shows[1:]}")
     body += markup.grid_table(
         ["", f"paper: {table.figure}", "here: Fréchet distance, seeded features"], _rows(table, outcomes), "published and measured"
     )
@@ -42,6 +42,6 @@ def _cautions(tiny: bool) -> list[str]:
     if tiny:
         words.append(
             "At this scale the table shows that every row trains and is measured alike. It does not show which row is better in the "
-            "paper's sense: other data, a hundredth of the pixels, minutes of training, one seed. Differences within the errors are none."
+            "paper's sense: other data, smaller frames, minutes of training, one seed. Differences within the errors are none."
         )
     return words
