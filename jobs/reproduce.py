@@ -1,6 +1,7 @@
 """A table of the paper: its rows trained and measured, beside the published figures."""
 
 import itertools
+import typing
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -8,14 +9,20 @@ import tyro
 
 from jobs import sweep as verb
 from jobs._cli import main
+from jobs._plan import print_ingest
 from mvgan.config import InputError
+from mvgan.data.shards import ShardSet
+from mvgan.distributed.resources import session
+from mvgan.report import markup
+from mvgan.report.tables import dataset_section
+from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
 from mvgan.sweep import Sweep, with_values
-from mvgan.tables import TABLES
+from mvgan.tables import TABLES, UCF101
 
 
 Name = Literal[
-    "table2", "table3-faceforensics", "table3-skytimelapse", "table4", "table5", "random-codes", "mixed-k", "convergence"
+    "table2", "table3-faceforensics", "table3-skytimelapse", "table4", "table5", "table7", "random-codes", "mixed-k", "convergence"
 ]  # fmt: skip
 
 
@@ -32,23 +39,46 @@ class Flags(verb.Flags):
 def run(flags: Flags) -> None:
     """Train the rows that are not done yet and write the page, or with --dry-run say what would run."""
     assert flags.table is not None  # `with_preset` has seen to that
+    if flags.table == "table7":
+        _statistics(flags)
+        return
     table, uri = TABLES[flags.table], flags.uri()
     base = with_values(flags.settings, dict(table.shared))
     grid = Sweep(verb.measured(base), {}, open_store(flags.source.shards_at(uri)).uri, table.cases)
     verb.carry_out(flags, grid, uri, verb.Page(flags.table, table, flags.scale == "tiny"))
 
 
+def _statistics(flags: Flags) -> None:
+    """Table VII, for which nothing is trained."""
+    uri, settings = flags.uri(), flags.settings
+    flags.source.refuse(flags.preset, uri, flags.dry_run)
+    plan = flags.source.plan(uri, settings)
+    if flags.dry_run:
+        if plan is not None:
+            print_ingest(plan)
+        print(f"table7: nothing to train, to {uri}/table7.html")
+        return
+    with held(open_store(uri), "reproduce"):
+        source = flags.source.render(uri, flags.preset, settings)
+        with session(flags.resources):
+            shards = ShardSet.open(source.shards(uri, settings, "reproduce"), verify=False)
+        page = markup.document("mvgan table7", f"{shards.uri}: {shards.resolution} px.", [dataset_section(shards)])
+        open_store(uri).write("table7.html", page.encode())
+    print(f"{open_store(uri).uri}/table7.html")
+
+
 def with_preset(argv: list[str]) -> list[str]:
     """The arguments, with the preset that table and scale stand for."""
     if "--help" in argv or "-h" in argv:
         return argv
-    name = next((text for text in argv if text in TABLES), None)
+    names = typing.get_args(Name)
+    name = next((text for text in argv if text in names), None)
     if name is None:
-        raise InputError(f"name a table of the paper: {', '.join(TABLES)}; see --help")
+        raise InputError(f"name a table of the paper: {', '.join(names)}; see --help")
     if any(text.startswith("--preset") for text in argv):
         raise InputError("--preset follows from the table and --scale; leave it away, and give single settings as flags")
     tiny = "--scale=tiny" in argv or ("--scale", "tiny") in itertools.pairwise(argv)
-    return ["--preset", "tiny" if tiny else TABLES[name].dataset.preset, *argv]
+    return ["--preset", "tiny" if tiny else (TABLES[name].dataset if name in TABLES else UCF101).preset, *argv]
 
 
 if __name__ == "__main__":

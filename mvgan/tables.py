@@ -32,6 +32,7 @@ class Dataset:
 UCF101 = Dataset("ucf101", "UCF101, train and test splits", 13320, 1776, 186.50, 9556.995)
 FACEFORENSICS = Dataset("faceforensics", "FaceForensics, train split", 704, 1957, 517.07, 46867.212)
 SKYTIMELAPSE = Dataset("skytimelapse", "SkyTimelapse, train split", 2376, 266309, 493.01, 30794675.650)
+DATASETS = (UCF101, FACEFORENSICS, SKYTIMELAPSE)
 
 
 @dataclass(frozen=True)

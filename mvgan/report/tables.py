@@ -2,9 +2,24 @@
 
 from collections.abc import Sequence
 
+from mvgan.data.shards import ShardSet
 from mvgan.report import markup
 from mvgan.sweep import CASE, Outcome, SweepFolder
-from mvgan.tables import S_PER_KIMG, Table
+from mvgan.tables import DATASETS, S_PER_KIMG, Table
+
+
+def dataset_section(shards: ShardSet) -> markup.Section:
+    """Table VII: numbers and lengths of the paper's videos, and of these."""
+    rows = [[each.name, *_lengths(each.num_videos, each.max_length, each.mean_length, each.variance)] for each in DATASETS]
+    found = shards.manifest["lengths"]
+    rows.append([f"here: {shards.uri}", *_lengths(len(shards), found["max"], found["mean"], found["variance"])])
+    heads = ["", "videos", "longest, frames", "mean length", "variance of the length"]
+    body = markup.paragraph("Table VII of the paper, and the same of these videos.") + markup.grid_table(heads, rows, "videos")
+    return markup.Section("paper", "The paper's figures and ours", body)
+
+
+def _lengths(count: int, longest: int, mean: float, variance: float) -> list[str]:
+    return [f"{count:,}", f"{longest:,}", f"{mean:.2f}", f"{variance:,.3f}"]
 
 
 def paper_section(table: Table, folder: SweepFolder, outcomes: Sequence[Outcome], tiny: bool) -> markup.Section:

@@ -6,13 +6,15 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs import reproduce
 from jobs._cli import main
 from mvgan.config import Run
+from mvgan.data.shards import ShardSet
 from mvgan.presets import preset
-from mvgan.report.tables import paper_section
+from mvgan.report.tables import dataset_section, paper_section
 from mvgan.storage.run import RunFolder
 from mvgan.sweep import Sweep, distinct_generators, open_sweep, outcome
 from mvgan.tables import TABLES
@@ -50,6 +52,20 @@ def test_hours_are_those_of_the_rate_that_was_measured() -> None:
     assert TABLES["table4"].gpu_hours("/data") == pytest.approx(25000 * 8.8 / 3600)
 
 
+def test_table_7_has_these_videos_beside_the_papers(tiny_run: RunFolder) -> None:
+    """Lengths as their videos have them, by numpy."""
+    shards = ShardSet.open(tiny_run.data)
+    body = dataset_section(shards).body
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", body)]
+    assert [row[1:] for row in rows[:3]] == [
+        ["13,320", "1,776", "186.50", "9,556.995"],
+        ["704", "1,957", "517.07", "46,867.212"],
+        ["2,376", "266,309", "493.01", "30,794,675.650"],
+    ]  # fmt: skip
+    lengths = np.array(shards.lengths)
+    assert rows[3][1:] == [str(len(lengths)), str(lengths.max()), f"{lengths.mean():.2f}", f"{lengths.var():,.3f}"]
+
+
 def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_path: Path) -> None:
     table = TABLES["table5"]
     folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {}, tiny_run.data, table.cases))
@@ -72,6 +88,7 @@ def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_p
         ("table9", "name a table of the paper"),
         ("table5 --preset demo", "--preset follows from the table and --scale"),
         ("table5", "preset faceforensics needs videos"),
+        ("table7", "preset ucf101 needs videos"),
         ("table5 --scale small", "--scale"),
         ("table5 --scale tiny --videos /nowhere", "/nowhere"),
         ("table5 --scale tiny --halving 1", "--halving is 1"),
@@ -93,3 +110,6 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
     said = capsys.readouterr().out
     assert "sweep: 1 pair generators and 4 trials, to " in said and said.endswith("/sweep-tiny/table4.html\n")
+    monkeypatch.setattr(sys, "argv", ["reproduce", "table7", "--storage", str(tmp_path), "--dry-run"])
+    main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+    assert capsys.readouterr().out.endswith("/sweep-ucf101/table7.html\n") and not list(tmp_path.iterdir())
