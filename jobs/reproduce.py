@@ -17,7 +17,7 @@ from mvgan.report import markup
 from mvgan.report.tables import dataset_section
 from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
-from mvgan.sweep import Sweep, with_values
+from mvgan.sweep import Sweep
 from mvgan.tables import TABLES, UCF101
 
 
@@ -43,8 +43,7 @@ def run(flags: Flags) -> None:
         _statistics(flags)
         return
     table, uri = TABLES[flags.table], flags.uri()
-    base = with_values(flags.settings, dict(table.shared))
-    grid = Sweep(verb.measured(base), {}, open_store(flags.source.shards_at(uri)).uri, table.cases)
+    grid = Sweep(verb.measured(flags.settings), {}, open_store(flags.source.shards_at(uri)).uri, table.cases)
     verb.carry_out(flags, grid, uri, verb.Page(flags.table, table, flags.scale == "tiny"))
 
 

@@ -113,3 +113,9 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     monkeypatch.setattr(sys, "argv", ["reproduce", "table7", "--storage", str(tmp_path), "--dry-run"])
     main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
     assert capsys.readouterr().out.endswith("/sweep-ucf101/table7.html\n") and not list(tmp_path.iterdir())
+
+
+def test_all_tables_of_one_preset_share_a_folder(tmp_path: Path) -> None:
+    """None is refused where another one is, so that they share generators and trials."""
+    for table in TABLES.values():
+        open_sweep(str(tmp_path / "s"), Sweep(preset("tiny"), {}, "/data", table.cases))
