@@ -71,11 +71,12 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
 ) -> None:
     """On four logical CPUs two trials run at a time, each a worker and its decoding, and a third one comes after.
 
-    Then two of them again, one after another, the one first that was better after 4 clips: by ASHA's rule (Li et al., 2020) the
-    other one is not among the best half there.
+    Then two of them again, one after another, the one first that was better after 40 clips: by ASHA's rule (Li et al., 2020) the
+    other one is not among the best half there. Trials are long enough not to be over before Tune has stopped them.
     """
     assert teams(nodes()[0], Resources()) == 2
-    base = dataclasses.replace(tiny_run.run, video=dataclasses.replace(tiny_run.run.video, evaluations=4))
+    video = dataclasses.replace(tiny_run.run.video, total_clips=480, tick_clips=40, commit_clips=480, evaluations=12)
+    base = dataclasses.replace(tiny_run.run, video=video)
     folder = open_sweep(str(tmp_path / "s"), Sweep(base, {"num_codes": (1, 2, 3)}, tiny_run.data))
     resources = Resources(threads=1, start_s=300)
     assert run_sweep(folder, resources, 0, 0) == {}
@@ -85,15 +86,15 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
     trials = folder.sweep.trials()
     assert [outcome(folder, trial).status for trial in trials] == ["done"] * 3
 
-    after_4 = {trial.run.num_codes: history(folder, trial)[4] for trial in trials}
-    order = (min(after_4, key=lambda codes: after_4[codes]), max(after_4, key=lambda codes: after_4[codes]))
+    early = {trial.run.num_codes: history(folder, trial)[40] for trial in trials}
+    order = (min(early, key=lambda codes: early[codes]), max(early, key=lambda codes: early[codes]))
     shutil.copytree(tmp_path / "s" / "pairs", tmp_path / "early" / "pairs")
     folder = open_sweep(str(tmp_path / "early"), Sweep(base, {"num_codes": order}, tiny_run.data))
     for _ in range(2):  # what was stopped stays so, as long as trials are stopped early
         assert run_sweep(folder, resources, 1, 2) == {}
         better, worse = (outcome(folder, trial) for trial in folder.sweep.trials())
-        assert (better.status, better.clips, worse.status) == ("done", 16, "stopped")
-        assert 16 not in history(folder, worse.trial)
+        assert (better.status, better.clips, worse.status) == ("done", 480, "stopped")
+        assert 480 not in history(folder, worse.trial)
     assert "pair generators to train" not in capsys.readouterr().out
 
 

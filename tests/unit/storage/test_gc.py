@@ -212,7 +212,9 @@ def test_verbs_refuse_what_another_holds(videos: str, tmp_path: Path) -> None:
             lambda: jobs.gc.run(jobs.gc.Flags(run=folder.uri, dry_run=True)),
             lambda: jobs.gc.run(jobs.gc.Flags(data=shards.uri)),
             lambda: jobs.pairs.run(jobs.pairs.Flags(preset="smoke", settings=settings, data=shards.uri, place=place)),
-            lambda: jobs.pipeline.run(jobs.pipeline.Flags(preset="smoke", settings=settings, data=shards.uri, place=place)),
+            lambda: jobs.pipeline.run(
+                jobs.pipeline.Flags(preset="smoke", settings=settings, source=jobs.pipeline.Source(data=shards.uri), place=place)
+            ),
             lambda: jobs.ingest.run(jobs.ingest.Flags(preset="smoke", settings=settings, videos=videos, out=shards.uri)),
         ):
             with pytest.raises(InputError, match=rf"is held by `video` on host {os.uname().nodename}, pid {other.pid}, since "):
