@@ -23,7 +23,7 @@ def split_axes(argv: list[str]) -> tuple[Axes, list[str]]:
         if flag is None or len(texts) < 2:
             rest += [flag or "", *texts] if flag is not None else texts
             continue
-        name = flag.removeprefix("--").replace("_", "-")
+        name = _named(flag)
         if name not in SETTINGS:
             near = difflib.get_close_matches(name, SETTINGS, n=3)
             hint = f"near are --{' and --'.join(near)}" if near else "see --help"
@@ -32,7 +32,15 @@ def split_axes(argv: list[str]) -> tuple[Axes, list[str]]:
         if path in axes:
             raise InputError(f"{flag} is given twice; give all its values at once")
         axes[path] = tuple(flag_value(flag, kind, text) for text in texts)
+    for text in rest:
+        name = text.partition("=")[0]
+        if name.startswith("--") and (found := SETTINGS.get(_named(name))) and found[0] in axes:
+            raise InputError(f"{name} is given twice; give all its values at once")
     return axes, rest
+
+
+def _named(flag: str) -> str:
+    return flag.removeprefix("--").replace("_", "-")
 
 
 def _grouped(argv: list[str]) -> list[tuple[str | None, list[str]]]:

@@ -71,12 +71,16 @@ def with_preset(argv: list[str]) -> list[str]:
     if "--help" in argv or "-h" in argv:
         return argv
     names = typing.get_args(Name)
-    name = next((text for text in argv if text in names), None)
-    if name is None:
-        raise InputError(f"name a table of the paper: {', '.join(names)}; see --help")
+    name = argv[0] if argv else None
+    if name not in names:
+        raise InputError(f"name a table of the paper first: {', '.join(names)}; see --help")
     if any(text.startswith("--preset") for text in argv):
         raise InputError("--preset follows from the table and --scale; leave it away, and give single settings as flags")
-    tiny = "--scale=tiny" in argv or ("--scale", "tiny") in itertools.pairwise(argv)
+    pairs = [text.split("=", 1) for text in argv if text.startswith("--scale=")] + list(map(list, itertools.pairwise(argv)))
+    scales = [value for flag, value in pairs if flag == "--scale"]
+    if len(scales) > 1:
+        raise InputError("--scale is given twice; give it once")
+    tiny = scales == ["tiny"]
     return ["--preset", "tiny" if tiny else (TABLES[name].dataset if name in TABLES else UCF101).preset, *argv]
 
 

@@ -31,9 +31,10 @@ class Flags(Settings):
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     place: Annotated[Place, tyro.conf.arg(name="")] = field(default_factory=Place)
     at_once: int = 0
-    """Most runs at a time; 0 takes as many as the cluster has room for."""
+    """Most runs at a time, never more than the cluster has room for; 0 takes all of these."""
     halving: int = 0
-    """Early stopping (ASHA): of the trials measured after as many clips, one in so many goes on. 0 trains all to their end."""
+    """Early stopping (ASHA): of the trials measured after as many clips, one in so many goes on. 0 trains all to their end, also those
+    that were stopped before."""
 
     def uri(self) -> str:
         """The sweep's folder: without a name that of the preset and the videos."""

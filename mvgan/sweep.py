@@ -37,7 +37,10 @@ RECORD, STOPPED = "sweep.json", "stopped.json"
 EVALUATIONS = 4
 """How often a trial is measured where the settings ask for no measure."""
 
-METRIC = ("resolution", "ingest", "stride", "network.frames", "video.num_frames", "video.eval_clips")
+METRIC = (
+    "resolution", "ingest", "stride", "network.frames", "pairs.mirror", "video.num_frames", "video.eval_clips", "video.balance",
+    "video.pieces_per_window",
+)  # fmt: skip
 """Settings that the measure of a trial depends on, or their groups: the same in all trials, as figures could not be compared else."""
 
 Axes = Mapping[str, tuple[Any, ...]]
@@ -100,7 +103,11 @@ class Sweep:
         for case in self.cases or (None,):
             for combination in itertools.product(*self.axes.values()):
                 trial = self._trial(case, dict(zip(self.axes, combination, strict=True)))
-                found.setdefault(trial.key, trial)
+                other = found.setdefault(trial.key, trial)
+                if case and other.values[CASE] != case.name:
+                    raise InputError(
+                        f"the cases {other.values[CASE]} and {case.name} come to the same settings; leave away the flag that makes them so"
+                    )
         return list(found.values())
 
     def _trial(self, case: Case | None, axes: dict[str, Any]) -> Trial:
@@ -143,7 +150,9 @@ def _flat(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def _key(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    # 10 and 10.0 are the same setting.
+    plain = {path: float(value) if type(value) is int else value for path, value in settings.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def shown(value: Any) -> str:
@@ -172,9 +181,8 @@ class SweepFolder:
     sweep: Sweep
 
     def open_generator(self, trial: Trial) -> RunFolder:
-        """The run that trains the pair generator of a trial. What shapes no stage 1 is in it as the sweep's base has it."""
-        run = with_values(self.sweep.base, trial.generator_values)
-        return open_run(f"{self.store.uri}/pairs/{trial.pairs_key}", run, self.sweep.data)
+        """The run that trains the pair generator of a trial, with all its settings, as those of the base may not go with them."""
+        return open_run(f"{self.store.uri}/pairs/{trial.pairs_key}", trial.run, self.sweep.data)
 
     def open_trial(self, trial: Trial) -> RunFolder:
         """The run of a trial, created where it is not there."""
@@ -187,6 +195,11 @@ class SweepFolder:
     def stopped(self, trial: Trial) -> bool:
         """Whether early stopping has ended the trial."""
         return self.store.exists(f"trials/{trial.key}/{STOPPED}")
+
+    def go_on(self, trial: Trial) -> None:
+        """Forget that early stopping has ended the trial."""
+        if self.stopped(trial):
+            self.store.delete(f"trials/{trial.key}/{STOPPED}")
 
     def stop(self, trial: Trial, clips: int) -> None:
         """Note that early stopping has ended the trial after so many clips."""
@@ -270,7 +283,8 @@ def outcome(folder: SweepFolder, trial: Trial) -> Outcome:
 def _figures(measured: History, best: bool) -> dict[str, float]:
     if not measured:
         return {}
-    record = min(measured, key=lambda record: record["frechet"]) if best else measured[-1]
+    trained = [record for record in measured if record["images"]] or measured  # there is no commit of no clips
+    record = min(trained, key=lambda record: record["frechet"]) if best else measured[-1]
     return {name: record[name] for name in ("frechet", "frechet_error")}
 
 

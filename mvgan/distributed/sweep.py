@@ -25,9 +25,10 @@ from mvgan.distributed.resources import check_room, nodes, shared_threads, teams
 from mvgan.distributed.trainer import train_stage
 from mvgan.storage.holder import held
 from mvgan.storage.run import RunFolder
+from mvgan.storage.uri import Unreachable
 from mvgan.sweep import SweepFolder, Trial, described, distinct_generators
 from mvgan.train.export import WEIGHTS, export_weights
-from mvgan.train.hooks import read_metrics
+from mvgan.train.hooks import History, read_metrics
 from mvgan.train.kept import kept_settings
 from mvgan.train.session import plan_of
 from mvgan.train.state import UNITS
@@ -51,6 +52,8 @@ QUIET = {
 ERROR_LOG = "logs/sweep-error.txt"
 """In the folder of a run: what ended it that nobody foresaw."""
 
+logger = logging.getLogger(__name__)
+
 Failures = dict[str, str]
 """Why runs have failed, by their keys."""
 
@@ -66,6 +69,8 @@ class Phase:
     trials: Mapping[str, Trial]
     """By the keys of the runs."""
     resources: Resources
+    halving: int = 0
+    """As of `run_sweep`."""
 
     def open(self, key: str) -> RunFolder:
         """The run of this kind."""
@@ -75,6 +80,10 @@ class Phase:
     def finished(self, key: str) -> bool:
         """Whether the run has exported what its stage makes."""
         return self.open(key).store.exists(f"export/{WEIGHTS[self.stage]}")
+
+    def stopped(self, key: str) -> bool:
+        """Whether early stopping has ended the run, and is asked for now too: without it, it goes on."""
+        return bool(self.halving) and self.folder.stopped(self.trials[key])
 
     def end(self, key: str) -> int:
         """Images at the end of the stage."""
@@ -98,20 +107,23 @@ class Phase:
 def run_sweep(folder: SweepFolder, resources: Resources, at_once: int, halving: int) -> Failures:
     """Train all that a sweep needs and that is not done; returns which runs have failed. Ray has been initialised.
 
-    at_once: most runs at a time; 0 takes as many as the cluster has room for. halving: of the trials that are measured after as
-    many clips, one in so many goes on (ASHA); 0 trains all to their end. Raises InputError when the cluster holds no run at all.
+    at_once: most runs at a time, of as many as the cluster has room for; 0 takes all of these. halving: of the trials that are
+    measured after as many clips, one in so many goes on (ASHA); 0 trains all to their end, also those that were stopped before.
+    Raises InputError when the cluster holds no run at all.
     """
     check_room(resources)
-    at_once = at_once or teams(nodes()[0], resources)
+    room = teams(nodes()[0], resources)
+    at_once = min(at_once or room, room)  # the others wait in Tune: those that wait for room themselves do so for start_s alone
     resources = shared_threads(resources, at_once)
     trials = folder.sweep.trials()
     generators = Phase("pair generator", "pairs", folder, distinct_generators(trials), resources)
     failed = _tuned(generators, [key for key in generators.trials if not generators.finished(key)], at_once, None)
     lost = {trial.key: f"its pair generator failed: {failed[trial.pairs_key]}" for trial in trials if trial.pairs_key in failed}
     lost |= _grams([trial for trial in trials if trial.key not in lost], folder, resources)
-    phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources)
-    # With early stopping those that are done take part: by their measures others are judged.
+    phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources, halving)
+    # With early stopping those that have ended take part, and first: by their measures others are judged.
     due = [key for key in phase.trials if halving or not phase.finished(key)]
+    due.sort(key=lambda key: not (phase.finished(key) or phase.stopped(key)))
     asha = _asha(phase, halving) if halving and due else None
     return lost | _tuned(phase, due, at_once, asha)
 
@@ -167,24 +179,35 @@ def _lead(config: dict[str, Any], phase: Phase) -> None:
     run, end = phase.open(key), phase.end(key)
     told = _tell(run, phase.stage, end, -1)
     outcome: list[str] = []
-    if not (phase.stage == "video" and phase.folder.stopped(phase.trials[key])):
+    if not phase.stopped(key):
+        if phase.stage == "video":
+            phase.folder.go_on(phase.trials[key])
         thread = threading.Thread(target=_train, args=(phase, run, outcome), daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
             told = _tell(run, phase.stage, end, told)
-    measured = [record for record in read_metrics(run.store, phase.stage) if "frechet" in record]
+    measured = _measured(run, phase.stage)
     last = {"clips": measured[-1]["images"], "frechet": measured[-1]["frechet"]} if measured else {}
     tune.report({**last, "ended": True, "error": outcome[0] if outcome else None})
 
 
 def _tell(run: RunFolder, stage: str, end: int, told: int) -> int:
     """Tell Tune of what was measured after more than `told` images, but for the end: what has got there is exported, not stopped."""
-    for record in read_metrics(run.store, stage):
-        if "frechet" in record and told < record["images"] < end:
+    for record in _measured(run, stage):
+        if told < record["images"] < end:
             told = record["images"]
             tune.report({"clips": told, "frechet": record["frechet"], "ended": False})
     return told
+
+
+def _measured(run: RunFolder, stage: str) -> History:
+    """What was measured so far; nothing, and a line in the leader's log, while the storage is out of reach, as training bears that too."""
+    try:
+        return [record for record in read_metrics(run.store, stage) if "frechet" in record]
+    except (Unreachable, OSError) as error:
+        logger.warning("%s: its measures cannot be read now: %s", run.uri, error)
+        return []
 
 
 def _train(phase: Phase, run: RunFolder, outcome: list[str]) -> None:
@@ -194,8 +217,8 @@ def _train(phase: Phase, run: RunFolder, outcome: list[str]) -> None:
     except (InputError, Ended) as error:
         outcome.append(str(error))
     except Exception as error:
-        run.store.write(ERROR_LOG, traceback.format_exc().encode())
         outcome.append(f"{type(error).__name__}; see {run.store.uri}/{ERROR_LOG}")
+        run.store.write(ERROR_LOG, traceback.format_exc().encode())
 
 
 class _Teller(tune.Callback):
@@ -216,11 +239,15 @@ class _Teller(tune.Callback):
         key, result = trial.config["key"], trial.last_result
         if result.get("error"):
             self._fail(key, result["error"])
-            return
-        stopped = not result.get("ended")
-        if stopped:
+        elif self.phase.finished(key):  # also when its measures, told again, would have had it stopped
+            self._end(key, "done", result)
+        elif not result.get("ended"):
             self.phase.folder.stop(self.phase.trials[key], result["clips"])
-        self._end(key, "stopped early" if stopped or not self.phase.finished(key) else "done", result)
+            self._end(key, "stopped early", result)
+        elif self.phase.stopped(key):
+            self._end(key, "stopped early", result)
+        else:
+            self._fail(key, "it has ended without a result; the same command goes on from its last commit")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The process that led the run has died."""

@@ -107,12 +107,13 @@ def _lines(folder: SweepFolder, outcomes: Sequence[Outcome], across: str, name: 
             error = each.frechet_error if name == "frechet" else None
             line = found.setdefault(described(others) if others else "", {})
             line.setdefault(shown(each.trial.values[across]), []).append((value, error or 0.0))
-    return {line: {place: _joined(values) for place, values in points.items()} for line, points in found.items()}
+    return {line: {place: _joined(values, _has_seeds(folder)) for place, values in points.items()} for line, points in found.items()}
 
 
-def _joined(values: Sequence[tuple[float, float]]) -> charts.Point:
+def _joined(values: Sequence[tuple[float, float]], seeds: bool) -> charts.Point:
+    """The only value with its own error, or the mean over seeds with their deviation, of which one seed alone has none."""
     if len(values) == 1:
-        return values[0]
+        return (values[0][0], 0.0) if seeds else values[0]
     figures = [value for value, _ in values]
     return float(np.mean(figures)), float(np.std(figures, ddof=1))
 

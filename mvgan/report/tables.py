@@ -44,7 +44,10 @@ def _rows(table: Table, outcomes: Sequence[Outcome]) -> list[list[str]]:
     rows = []
     for case in table.cases:
         each = found.get(case.name)
-        measured = "" if each is None or each.frechet is None else f"{each.frechet:.4g} ± {each.frechet_error or 0:.2g}"
+        if each is not None and each.status == "done" and each.frechet is not None:
+            measured = f"{each.frechet:.4g} ± {each.frechet_error:.2g}"
+        else:
+            measured = "unfinished" if each is None else each.status
         rows.append([case.name, table.published[case.name], measured])
     return rows + [[f"{name}, quoted", figure, ""] for name, figure in table.quoted]
 
@@ -52,11 +55,12 @@ def _rows(table: Table, outcomes: Sequence[Outcome]) -> list[list[str]]:
 def _cautions(tiny: bool) -> list[str]:
     words = [
         "The two columns are different quantities: ours is taken in seeded features. FVD of a trial: `python -m jobs.evaluate --run` "
-        "with its folder and `--features`."
+        "with its folder and `--features`.",
+        "The errors are those of the measure, by bootstrap. How much another seed changes is not in them, and each row has one.",
     ]
     if tiny:
         words.append(
             "At this scale the table shows that every row trains and is measured alike. It does not show which row is better in the "
-            "paper's sense: other data, smaller frames, minutes of training, one seed. Differences within the errors are none."
+            "paper's sense: other data, smaller frames, minutes of training. Differences within the errors are none."
         )
     return words

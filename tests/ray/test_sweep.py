@@ -96,6 +96,10 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
         assert (better.status, better.clips, worse.status) == ("done", 480, "stopped")
         assert 480 not in history(folder, worse.trial)
     assert "pair generators to train" not in capsys.readouterr().out
+    assert run_sweep(folder, resources, 5, 0) == {}  # at most as many as there is room for; and without early stopping it goes on
+    assert "sweep: 1 of 2 trials to train, 1 at once" in capsys.readouterr().out
+    assert outcome(folder, worse.trial).status == "done" and 480 in history(folder, worse.trial)
+    assert not folder.stopped(worse.trial)
 
 
 def history(folder: SweepFolder, trial: Trial) -> dict[int, float]:

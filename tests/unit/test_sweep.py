@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mvgan.config import InputError, stage_of
+from mvgan.config import InputError
 from mvgan.storage.gc import collect_run
 from mvgan.storage.run import RECORD, RunFolder, open_run, read_run
 from mvgan.sweep import Case, Sweep, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
@@ -37,10 +37,12 @@ def test_trials_are_the_grid_and_share_generators() -> None:
 def test_whatever_shapes_stage_1_makes_another_generator() -> None:
     """By the stages that each setting shapes: those of stage 1 change both keys, later ones that of the trial alone."""
     (plain,) = sweep().trials()
-    for path, value in {"seed": 5, "pairs.lr": 1e-3, "network.noise": False, "latents": 3, "video.lr": 1e-3, "codes.epsilon": 0.5}.items():
+    shaping = {"seed": 5, "pairs.lr": 1e-3, "network.noise": False, "interval": (2,), "max_skipped": 1}
+    later = {"latents": 3, "num_codes": 1, "video.lr": 1e-3, "codes.epsilon": 0.5}
+    for path, value in (shaping | later).items():
         (other,) = sweep(**{path.replace(".", "__"): (value,)}).trials()
         assert other.key != plain.key
-        assert (other.pairs_key != plain.pairs_key) == (stage_of(path) == "pairs")
+        assert (other.pairs_key != plain.pairs_key) == (path in shaping)
     assert sweep("/other").trials()[0].pairs_key != plain.pairs_key
 
 
@@ -55,9 +57,23 @@ def test_cases_are_rows_of_an_ablation() -> None:
     assert described(trials[0].values) == "case TVD, seed 0"
 
 
-def test_the_same_settings_are_one_trial() -> None:
+def test_cases_of_the_same_settings_are_refused() -> None:
     cases = (Case("ours", {}), Case("k = 4", {"interval": [4]}))
-    assert [t.values for t in sweep(cases=cases).trials()] == [{"case": "ours"}]
+    with pytest.raises(InputError, match="the cases ours and k = 4 come to the same settings"):
+        sweep(cases=cases).trials()
+
+
+def test_the_same_number_is_the_same_setting() -> None:
+    (whole,), (decimal,) = (sweep(pairs__total_kimg=(value,)).trials() for value in (1, 1.0))
+    assert (whole.key, whole.pairs_key) == (decimal.key, decimal.pairs_key)
+
+
+def test_every_generator_can_be_read_again(tmp_path: Path) -> None:
+    """Also where settings of later stages go with the other generators alone: 2 codes each way need a w of 4."""
+    base = dataclasses.replace(tiny_config(), num_codes=16)
+    folder = open_sweep(str(tmp_path / "s"), Sweep(base, {"network.w_dim": (4, 32), "num_codes": (1, 2)}, "/data"))
+    for trial in distinct_generators(folder.sweep.trials()).values():
+        assert read_run(folder.open_generator(trial).uri).run.network.w_dim == trial.run.network.w_dim
 
 
 @pytest.mark.parametrize(
@@ -67,6 +83,8 @@ def test_the_same_settings_are_one_trial() -> None:
         ({"resolution": (16, 32)}, "resolution cannot be swept"),
         ({"ingest__qp": (1, 2)}, "ingest.qp cannot be swept"),
         ({"video__num_frames": (4, 8)}, "video.num_frames cannot be swept"),
+        ({"video__balance": ("frames", "videos")}, "video.balance cannot be swept"),
+        ({"pairs__mirror": (True, False)}, "pairs.mirror cannot be swept"),
         ({"num_codes": (2, 2)}, "num_codes is given a value twice: 2, 2"),
         ({"num_codes": (2, 400)}, "num_codes 400: num_codes 400 each way is more than the factorization can give"),
         ({"interval": ((0,), (2,))}, "interval 0: interval 0 is below 1"),
@@ -178,6 +196,6 @@ def test_the_best_of_a_stage_counts_where_it_is_exported(tiny_run: RunFolder, tm
     folder = open_sweep(str(tmp_path / "sweep"), Sweep(best, {}, tiny_run.data))
     (trial,) = folder.sweep.trials()
     folder.open_trial(trial).store.write("video/metrics.jsonl", b"\n".join(
-        json.dumps({"images": images, "frechet": frechet, "frechet_error": 0.1}).encode() for images, frechet in ((0, 3), (8, 1), (16, 2))
+        json.dumps({"images": images, "frechet": frechet, "frechet_error": 0.1}).encode() for images, frechet in ((0, 0.5), (8, 1), (16, 2))
     ))  # fmt: skip
     assert (outcome(folder, trial).frechet, outcome(folder, trial).clips) == (1, 16)

@@ -26,6 +26,7 @@ def test_values_have_the_kind_of_their_setting() -> None:
     }
     assert list(axes) == ["interval", "num_codes", "codes.grey", "codes.rank", "pairs.lr", "codes.method"]
     assert rest == ["--seed", "3", "--name", "x"]
+    assert split_axes("--name seed --seed 1 2".split()) == ({"seed": (1, 2)}, ["--name", "seed"])
 
 
 def test_all_settings_of_a_run_can_be_named() -> None:
@@ -51,6 +52,8 @@ def test_all_settings_of_a_run_can_be_named() -> None:
         ("--num-codes 3 4.5", "--num-codes 4.5: Error parsing INT"),
         ("--codes.grey true 3", "--codes.grey is true or false; got '3'"),
         ("--seed 1 2 --seed 3 4", "--seed is given twice; give all its values at once"),
+        ("--seed 1 2 --seed 3", "--seed is given twice; give all its values at once"),
+        ("--num_codes=3 --num-codes 4 5", "--num_codes is given twice; give all its values at once"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

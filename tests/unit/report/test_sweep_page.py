@@ -42,7 +42,7 @@ def test_it_tells_what_was_found(swept: tuple[SweepFolder, list[Outcome]]) -> No
     points = "num_codes 2: 7.5 at 4, 5.5 at 2,3; num_codes 1: 6.5 at 4"
     assert charts_of(html)[0] == f"Line chart of {title} against interval: {points}"
     words = " ".join(read.words)
-    assert "interval 2,3, num_codes 2: Fréchet distance 5.5 ± 0.25." in words and "within the errors" not in words
+    assert "interval 2,3, num_codes 2: Fréchet distance 5.5 ± 0.25." in words and "Within the errors" not in words
     videos = [attributes["src"] or "" for name, attributes in read.elements if name == "video"]
     assert len(videos) == 2 + 3 and all(base64.b64decode(video.partition(",")[2])[4:8] == b"ftyp" for video in videos)
     rows = [re.findall(r"<td>(.*?)</td>", row)[:5] for row in re.findall(r"<tr>(<td>.*?)</tr>", html)]
@@ -68,6 +68,8 @@ def test_seeds_are_averaged(swept: tuple[SweepFolder, list[Outcome]], tiny_run: 
     found = [dataclasses.replace(each, trial=trial) for each, trial in zip(outcomes, trials, strict=False)]
     lines = page._lines(dataclasses.replace(folder, sweep=sweep), found, "num_codes", "frechet")
     assert lines == {"": {"2": (7.0, pytest.approx(0.5**0.5))}}
+    lines = page._lines(dataclasses.replace(folder, sweep=sweep), found[:1], "num_codes", "frechet")
+    assert lines == {"": {"2": (7.5, 0.0)}}  # of one seed there is no deviation, and its bootstrap error is another quantity
 
 
 def test_nothing_done_and_failures_are_said(swept: tuple[SweepFolder, list[Outcome]]) -> None:
