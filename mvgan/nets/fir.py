@@ -6,7 +6,9 @@ axis: most of what they multiply is zeros, yet tensor cores are several times as
 products again.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +47,22 @@ def _by_products(x: Tensor) -> bool:
 
 
 def _depthwise(x: Tensor, gain: float) -> Tensor:
-    taps = x.new_tensor(TAPS) / 8
-    return (torch.outer(taps, taps) * gain).expand(x.shape[1], 1, 4, 4)
+    return _square(gain, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
+
+
+@contextlib.contextmanager
+def _plain() -> Iterator[None]:
+    """What is kept may be made while sampling or within torch.func, and used in training: a plain tensor whatever goes on around."""
+    with torch.inference_mode(False), torch._C._DisableFuncTorch():
+        yield
+
+
+@functools.lru_cache(maxsize=256)
+@_plain()
+def _square(gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[4, 4], which sums to `gain`."""
+    taps = torch.tensor(TAPS) / 8
+    return (gain * torch.outer(taps, taps)).to(device, dtype)
 
 
 def _products(x: Tensor, more: int, before: int, gain: float, up: int = 1, down: int = 1) -> Tensor:
@@ -60,10 +76,9 @@ def _products(x: Tensor, more: int, before: int, gain: float, up: int = 1, down:
 
 
 @functools.lru_cache(maxsize=256)
+@_plain()
 def _band(size: int, out: int, before: int, up: int, down: int, gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[out, size]: `up` - 1 zeros after each sample, `before` in front, correlation with gain TAPS / 8, each `down`-th kept."""
-    # It may be made while sampling or within torch.func, and used in training: a plain tensor whatever goes on around.
-    with torch.inference_mode(False), torch._C._DisableFuncTorch():
-        place = torch.arange(size) * up + before - torch.arange(out)[:, None] * down
-        taps = torch.tensor([*TAPS, 0.0]) * (gain / 8)
-        return taps[torch.where((place >= 0) & (place < 4), place, 4)].to(device, dtype)
+    place = torch.arange(size) * up + before - torch.arange(out)[:, None] * down
+    taps = torch.tensor([*TAPS, 0.0]) * (gain / 8)
+    return taps[torch.where((place >= 0) & (place < 4), place, 4)].to(device, dtype)

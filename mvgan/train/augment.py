@@ -37,21 +37,20 @@ class Augmentation:
         return lambda frames: pipe(frames, draw_transforms(self.p, draws.uniform, draws.normal))
 
     @torch.no_grad()
-    def observe(self, real_logits: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """Take note of D's logits [n] on the real pairs of this step, and move `p` when that is due; returns what to log."""
+    def observe(self, real_logits: Tensor, taken: Tensor, progress: Progress) -> dict[str, Tensor]:
+        """Take note of D's logits [n] on the real pairs of this step, if it was taken, and move `p` when that is due; what to log."""
         if self.pipe is None:
             return {}
         if self.adaptive:
-            # A step that is skipped for logits that are not numbers must not spoil the sum.
-            self.sign_sum = self.sign_sum + self.ranks.mean(real_logits.sign().nan_to_num())
-            self.sign_count = self.sign_count + 1
+            self.sign_sum = torch.where(taken, self.sign_sum + self.ranks.mean(real_logits.sign()), self.sign_sum)
+            self.sign_count = self.sign_count + taken
             if (progress.images // self.config.batch + 1) % self.config.ada_interval == 0:
                 self._move()
         return {"augment_p": self.p}
 
     def _move(self) -> None:
         step = self.config.batch * self.config.ada_interval / (self.config.ada_kimg * 1000)
-        direction = (self.sign_sum / self.sign_count - self.config.ada_target).sign()
+        direction = (self.sign_sum - self.config.ada_target * self.sign_count).sign()  # none where all steps were left out
         self.p = (self.p + step * direction).clamp(0, 1)
         self.sign_sum, self.sign_count = torch.zeros_like(self.sign_sum), torch.zeros_like(self.sign_count)
 

@@ -1,14 +1,16 @@
 """Steps of optimizers that losses and gradients allow, and what is done about those that they do not."""
 
 import logging
-import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mvgan.config import ANOTHER_NAME, Ended
 from mvgan.storage.commit import Commit, Commits
+from mvgan.train.adam import Adam
+from mvgan.train.clock import Moment, moment, seconds
 from mvgan.train.exposed import EXPOSED
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import UNITS
@@ -18,8 +20,8 @@ SKIPPED = "skipped_steps"
 """The metric: optimizer steps left out since the record before, over all phases."""
 
 SECONDS = "_phase_s"
-"""Ends the names of metrics that are seconds of a phase in a step in which it is due: its forward and backward passes, and on a CPU its
-optimizer, which a GPU's queue works off in the next phase. What stage 3 renders for its discriminators is in none."""
+"""Ends the names of metrics that are seconds of a phase in a step in which it is due: its forward and backward passes and its optimizer.
+What stage 3 renders for its discriminators is in none."""
 
 LOWER = {
     "pairs": "lower --pairs.lr or --pairs.r1-gamma, or take --network.precision fp32",
@@ -41,35 +43,53 @@ class Diverged(Ended):
     """Numbers ceased to be finite again after a rollback; no further try can mend it."""
 
 
+@dataclass
+class _LeftOut:
+    """Steps of a phase that were left out, counted on the device."""
+
+    in_a_row: Tensor
+    """Up to now."""
+    longest: Tensor
+    """The longest row since the last look."""
+    total: Tensor
+    """Since the last look."""
+
+    def add(self, taken: Tensor) -> None:
+        """Count a step."""
+        self.in_a_row = torch.where(taken, 0, self.in_a_row + 1)
+        self.longest = torch.maximum(self.longest, self.in_a_row)
+        self.total = self.total + ~taken
+
+    def look(self) -> tuple[int, int]:
+        """The longest row and the number of steps since the last look; waits for the device."""
+        longest, total = torch.stack([self.longest, self.total]).tolist()
+        self.longest, self.total = self.in_a_row, torch.zeros_like(self.total)
+        return longest, total
+
+
 class Guard:
     """Takes an optimizer's step only if the loss and all gradients are finite on every worker.
 
     Otherwise all workers leave out the same step, and with it whatever else the phase would have changed, so that weights,
-    Adam's moments and running means stay clean. Steps left out are counted for each phase: R1 may fail whenever it is due
-    while the others do well. The counts are part of no commit: they change no number, only when training gives up.
+    Adam's moments and running means stay clean. The device decides that by itself: nothing waits for it until `look`, at each record of
+    metrics. Steps left out are counted for each phase: R1 may fail whenever it is due while the others do well. The counts are part of
+    no commit: they change no number, only when training gives up.
     """
 
-    def __init__(self, name: str, ranks: Ranks, max_skipped: int) -> None:
-        self.name, self.ranks, self.max_skipped = name, ranks, max_skipped
-        self.in_a_row: dict[str, int] = {}
-        self._skipped = 0
+    def __init__(self, name: str, ranks: Ranks, max_skipped: int, device: torch.device) -> None:
+        self.name, self.ranks, self.max_skipped, self.device = name, ranks, max_skipped, device
+        self._left_out: dict[str, _LeftOut] = {}
+        self._skipped = torch.zeros([], device=device)
         self._norms: dict[str, Tensor] = {}
-        self._seconds: dict[str, float] = {}
+        self._steps = 0
+        self._spans: dict[str, list[tuple[int, Moment, Moment]]] = {}
 
-    def descend(self, phase: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], images: int) -> bool:
-        """Take the optimizer's step along the gradient of the sum of `losses` and return True, or leave it out and return False.
+    def descend(self, phase: str, optimizer: Adam, losses: Iterable[Tensor]) -> Tensor:
+        """Take the optimizer's step along the gradient of the sum of `losses`, or leave it out; whether it was taken, a boolean scalar.
 
         A loss is asked for when the backward pass of the one before is over, and what it takes counts as the time of the phase.
-
-        Raises NonFinite, on all workers at once, when more than `max_skipped` steps of the phase were left out in a row.
         """
-        began = time.perf_counter()
-        try:
-            return self._descend(phase, optimizer, losses, images)
-        finally:  # the device was waited for after the backward passes, to see whether all is finite
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - began
-
-    def _descend(self, phase: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], images: int) -> bool:
+        began = moment(self.device)
         optimizer.zero_grad(set_to_none=True)
         seen = []
         for loss in losses:
@@ -78,35 +98,58 @@ class Guard:
             seen.append(loss.detach())
         # DDP has averaged the gradients, so they are the same everywhere; the losses are this worker's own.
         gradients = _gradients(optimizer)
-        if self.ranks.all(_finite([*seen, *gradients])):
-            # Of gradients as large as floats go the square overflows; metrics and their sums stay numbers.
-            norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(LARGE)
-            self._norms[f"{_key(phase)}_grad_norm"] = norm
-            optimizer.step()
-            self.in_a_row[phase] = 0
-            return True
-        self._skip(phase, images)
-        return False
+        taken = self.ranks.all(_finite([*seen, *gradients]))
+        optimizer.found_inf = (~taken).float()
+        optimizer.step()
+        # Of gradients as large as floats go the square overflows; metrics and their sums stay numbers.
+        norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(LARGE)
+        self._norms[f"{_key(phase)}_grad_norm"] = told(norm, taken)
+        self._count(phase, taken)
+        self._spans.setdefault(phase, []).append((self._steps, began, moment(self.device)))
+        return taken
 
-    def _skip(self, phase: str, images: int) -> None:
-        self._skipped += 1
-        self.in_a_row[phase] = count = self.in_a_row.get(phase, 0) + 1
-        what = f"{self.name}: loss or gradients of {phase} not finite after {images} {UNITS[self.name]}"
-        if count > self.max_skipped:
-            raise NonFinite(f"{what}, {count} times in a row")
-        if self.ranks.rank == 0:
-            logger.warning("%s: this step is left out (%d in a row, at most %d)", what, count, self.max_skipped)
+    def _count(self, phase: str, taken: Tensor) -> None:
+        if phase not in self._left_out:
+            self._left_out[phase] = _LeftOut(*torch.zeros(3, dtype=torch.long, device=self.device))
+        self._left_out[phase].add(taken)
+        self._skipped = self._skipped + ~taken
 
-    def take_measures(self, device: torch.device) -> dict[str, Tensor]:
-        """Since the last call, as scalars to log: the norm of the gradient of each phase that took a step, the seconds of each phase,
-        steps left out, and with several workers the exposed time of communication.
+    def measures(self) -> dict[str, Tensor]:
+        """Of the step that ends with this call, as scalars to log: the norm of each phase's gradient, and steps left out."""
+        found = {**self._norms, SKIPPED: self._skipped}
+        self._norms, self._skipped = {}, torch.zeros_like(self._skipped)
+        self._steps += 1
+        return found
+
+    def look(self, images: int) -> dict[str, float]:
+        """Seconds since the last call, for a step: of each phase, in steps in which it is due, and of exposed communication, with several
+        workers. Waits for the device.
+
+        Raises NonFinite, on all workers at once, when more than `max_skipped` steps of a phase were left out in a row.
         """
-        figures = {f"{_key(phase)}{SECONDS}": seconds for phase, seconds in self._seconds.items()} | {SKIPPED: float(self._skipped)}
+        for phase, left_out in self._left_out.items():
+            longest, total = left_out.look()
+            what = f"{self.name}: loss or gradients of {phase} not finite up to {images} {UNITS[self.name]}"
+            if longest > self.max_skipped:
+                raise NonFinite(f"{what}, {longest} times in a row")
+            if total and self.ranks.rank == 0:
+                logger.warning("%s: %d of its steps were left out (%d in a row, at most %d)", what, total, longest, self.max_skipped)
+        return self._times()
+
+    def _times(self) -> dict[str, float]:
+        found = {}
+        for phase, spans in self._spans.items():
+            due = {step for step, _, _ in spans}
+            found[f"{_key(phase)}{SECONDS}"] = sum(seconds(began, ended) for _, began, ended in spans) / len(due)
         if self.ranks.world > 1:
-            figures[EXPOSED] = self.ranks.exposed.take()
-        measures = self._norms | {name: torch.tensor(figure, device=device) for name, figure in figures.items()}
-        self._norms, self._seconds, self._skipped = {}, {}, 0
-        return measures
+            found[EXPOSED] = self.ranks.exposed.take() / max(self._steps, 1)
+        self._spans, self._steps = {}, 0
+        return found
+
+
+def told(value: Tensor, taken: Tensor) -> Tensor:
+    """The scalar `value` of a phase to log: NaN, which averages leave out, where its step was not taken."""
+    return torch.where(taken, value.detach(), torch.nan)
 
 
 def _key(phase: str) -> str:

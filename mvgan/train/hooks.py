@@ -1,6 +1,7 @@
 """What happens beside training: log lines and metrics, sample grids, the Frechet distance. Commits are in committer.py."""
 
 import json
+import math
 import resource
 import tempfile
 import time
@@ -45,7 +46,7 @@ class Ticker:
         """record: takes the progress at the record before and now, and the averages; None on all workers but the first."""
         self.plan, self.ranks, self.record = plan, ranks, record
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, Tensor] = {}
         self.last = Progress()
 
     def start(self, stage: Stage, progress: Progress) -> None:
@@ -53,17 +54,26 @@ class Ticker:
         self.last = progress
 
     def after_step(self, stage: Stage, progress: Progress, stats: dict[str, Tensor]) -> None:
-        """Add up; at a tick average over the workers and record."""
+        """Add up; at a tick average over the workers and record. Until then nothing waits for the device. Raises NonFinite."""
         for name, value in stats.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-            self.counts[name] = 1 if name == SKIPPED else self.counts.get(name, 0) + 1
+            known = ~value.isnan()  # a phase that was left out has no figures
+            self.sums[name] = self.sums.get(name, 0) + torch.where(known, value, 0)
+            self.counts[name] = self.counts.get(name, 0) + known
         # A commit ends an average too, so that a run which goes on from it averages over the same steps.
         if self.plan.due(progress, self.plan.tick) or self.plan.commit_due(progress):
-            averages = self.ranks.average({name: total / self.counts[name] for name, total in self.sums.items()})
-            self.sums, self.counts = {}, {}
+            times = stage.look(progress.images)
+            averages = self._averages(times)
             if self.record is not None:
                 self.record(self.last, progress, averages)
             self.last = progress
+
+    def _averages(self, times: Mapping[str, float]) -> dict[str, float]:
+        """Of all steps since the last call and all workers, steps left out as their sum; a phase that was always left out has none."""
+        means = {name: total if name == SKIPPED else total / self.counts[name] for name, total in self.sums.items()}
+        device = next(iter(self.sums.values())).device
+        self.sums, self.counts = {}, {}
+        averages = self.ranks.average(means | {name: torch.full([], seconds, device=device) for name, seconds in times.items()})
+        return {name: value for name, value in averages.items() if not math.isnan(value)}
 
 
 class Recorder:

@@ -14,9 +14,10 @@ from mvgan.config import Run
 from mvgan.losses import discriminator_logistic, generator_logistic, path_lengths, r1_penalty
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator, Noise
+from mvgan.train.adam import Adam
 from mvgan.train.augment import Augmentation, Shown
 from mvgan.train.ema import ema_beta, update_ema
-from mvgan.train.guard import Guard
+from mvgan.train.guard import Guard, told
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
 
@@ -104,7 +105,7 @@ class PairStage:
     def __init__(self, run: Run, ranks: Ranks, device: torch.device) -> None:
         self.run, self.ranks, self.device = run, ranks, device
         self.parts = ranks.parts(run.pairs.accumulate)
-        self.guard = Guard("pairs", ranks, run.max_skipped)
+        self.guard = Guard("pairs", ranks, run.max_skipped, device)
         config = run.pairs
         torch.manual_seed(seed_of(run.seed, "init"))
         self.generator = Generator(run.network, run.resolution).to(device)
@@ -128,11 +129,10 @@ class PairStage:
         self,
         name: str,
         phase: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        progress: Progress,
+        optimizer: Adam,
         arguments: Callable[[Ranks], tuple[Any, ...]],
-    ) -> list[Tensor] | None:
-        """A step of `optimizer` along the loss of `phase`, part by part; what it gives for all of them, the loss first, if it was taken.
+    ) -> tuple[Tensor, list[Tensor]]:
+        """A step of `optimizer` along the loss of `phase`, part by part: whether it was taken, and what `phase` gives, the loss first.
 
         What lies along the first dimension is put together, scalars are averaged.
         """
@@ -145,13 +145,12 @@ class PairStage:
                     found.append(phase(ranks, *arguments(ranks)))
                     yield found[-1][0] * share
 
-        if not self.guard.descend(name, optimizer, losses(), progress.images):
-            return None
+        taken = self.guard.descend(name, optimizer, losses())
         outputs = zip(*found, strict=True)
-        return [torch.cat(some) if some[0].ndim else _weighted(some, shares) for some in outputs]
+        return taken, [torch.cat(some) if some[0].ndim else _weighted(some, shares) for some in outputs]
 
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """One step on samples uint8 [n, frames, 3, h, w]; returns scalars to log, without those of phases left out. Raises NonFinite."""
+        """One step on samples uint8 [n, frames, 3, h, w]; returns scalars to log, NaN for those of phases left out."""
         config = self.run.pairs
         index = progress.images // config.batch
         real = to_range(batch)
@@ -165,7 +164,11 @@ class PairStage:
         rampup = math.inf if config.init_from else config.ema_rampup
         beta = ema_beta(progress.images + config.batch, config.batch, config.ema_kimg, rampup)
         update_ema(self.ema, self.generator, beta)
-        return stats | self.guard.take_measures(self.device)
+        return stats | self.guard.measures()
+
+    def look(self, images: int) -> dict[str, float]:
+        """As `Stage` has it."""
+        return self.guard.look(images)
 
     def _latents(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """z, the z to mix in, and the layer from which it holds; that layer is past the last where nothing is mixed."""
@@ -186,14 +189,12 @@ class PairStage:
             return *self._latents(draws), draws.noise(self.noise_shapes), self.augmentation.shown(draws)
 
         self.discriminator.requires_grad_(False)
-        outputs = self._descend("G", self._g_main, self.g_optimizer, progress, arguments)
+        taken, (loss, w) = self._descend("G", self._g_main, self.g_optimizer, arguments)
         self.discriminator.requires_grad_(True)
-        if outputs is None:
-            return {}
-        loss, w = outputs
+        w_avg = self.generator.mapping.w_avg
         with torch.no_grad():
-            self.generator.mapping.w_avg.copy_(self.ranks.mean(w).lerp(self.generator.mapping.w_avg, W_AVG_BETA))
-        return {"g_loss": loss}
+            w_avg.copy_(torch.where(taken, self.ranks.mean(w).lerp(w_avg, W_AVG_BETA), w_avg))
+        return {"g_loss": told(loss, taken)}
 
     def _step_path_length(self, progress: Progress) -> dict[str, Tensor]:
         def arguments(ranks: Ranks) -> tuple[Any, ...]:
@@ -203,11 +204,9 @@ class PairStage:
             y = draws.normal(self.run.network.frames, 3, self.run.resolution, self.run.resolution)
             return *latents, y, draws.noise(self.noise_shapes), self.pl_mean
 
-        outputs = self._descend("path length", self._path_length, self.g_optimizer, progress, arguments)
-        if outputs is None:
-            return {}
-        loss, self.pl_mean = outputs
-        return {"pl_penalty": loss / self.run.pairs.pl_every, "pl_mean": self.pl_mean}
+        taken, (loss, mean) = self._descend("path length", self._path_length, self.g_optimizer, arguments)
+        self.pl_mean = torch.where(taken, mean, self.pl_mean)
+        return {"pl_penalty": told(loss, taken) / self.run.pairs.pl_every, "pl_mean": self.pl_mean}
 
     def _step_discriminator(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
         def arguments(ranks: Ranks) -> tuple[Any, ...]:
@@ -218,19 +217,16 @@ class PairStage:
                 fake = shown(self.generator.synthesis(ws, draws.noise(self.noise_shapes)))
                 return shown(self._of_part(real, ranks)), fake
 
-        outputs = self._descend("D", self._d_main, self.d_optimizer, progress, arguments)
-        if outputs is None:
-            return {}
-        loss, real_logits, fake_logits = outputs
-        signs = {"real_sign": self.ranks.loss(real_logits.sign()), "fake_sign": self.ranks.loss(fake_logits.sign())}
-        return {"d_loss": loss, **signs, **self.augmentation.observe(real_logits, progress)}
+        taken, (loss, real_logits, fake_logits) = self._descend("D", self._d_main, self.d_optimizer, arguments)
+        found = {"d_loss": loss, "real_sign": self.ranks.loss(real_logits.sign()), "fake_sign": self.ranks.loss(fake_logits.sign())}
+        return {name: told(value, taken) for name, value in found.items()} | self.augmentation.observe(real_logits, taken, progress)
 
     def _step_r1(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
         def arguments(ranks: Ranks) -> tuple[Any, ...]:
             return self._of_part(real, ranks), self.augmentation.shown(self.draws("r1", progress, ranks))
 
-        outputs = self._descend("R1", self._r1, self.d_optimizer, progress, arguments)
-        return {} if outputs is None else {"r1": outputs[0] / self.run.pairs.r1_every}
+        taken, (loss,) = self._descend("R1", self._r1, self.d_optimizer, arguments)
+        return {"r1": told(loss, taken) / self.run.pairs.r1_every}
 
     def _parts(self) -> dict[str, Any]:
         parts = {
@@ -257,7 +253,7 @@ def _weighted(scalars: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     return torch.stack([scalar.detach() * share for scalar, share in zip(scalars, shares, strict=True)]).sum()
 
 
-def _adam(net: nn.Module, lr: float, lazy_every: int) -> torch.optim.Adam:
+def _adam(net: nn.Module, lr: float, lazy_every: int) -> Adam:
     """Adam with the correction for lazy regularisation (StyleGAN2, Appendix B); lazy_every 0: none."""
     c = lazy_every / (lazy_every + 1) if lazy_every else 1.0
-    return torch.optim.Adam(net.parameters(), lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, foreach=True)
+    return Adam(net.parameters(), lr * c, (0.0, 0.99**c))

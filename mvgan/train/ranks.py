@@ -88,12 +88,13 @@ class Ranks:
         """Within it a pass of `phase`, forward and backward, adds to this worker's gradients and averages none."""
         return phase.no_sync() if isinstance(phase, DistributedDataParallel) else nullcontext()
 
-    def all(self, holds: Tensor) -> bool:
-        """Whether the boolean scalar `holds` is true on every worker."""
-        if self.world > 1:
-            holds = holds.int()
-            dist.all_reduce(holds, dist.ReduceOp.MIN)
-        return bool(holds)
+    def all(self, holds: Tensor) -> Tensor:
+        """Whether the boolean scalar `holds` is true on every worker, as such a scalar: nothing waits for the device."""
+        if self.world == 1:
+            return holds
+        least = holds.int()
+        dist.all_reduce(least, dist.ReduceOp.MIN)
+        return least.bool()
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give all workers what the first one has in `tensors`, in place."""

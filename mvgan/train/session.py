@@ -232,7 +232,6 @@ def _resume(
         raise RuntimeError(f"{name}: the workers found different newest commits; they must start again")
     if commit is None:
         return Progress(), [], None
-    # Read to the CPU: Adam's step counts belong there, where a copy on a GPU would cost a wait for it per parameter and step.
     stage.load_state_dict(from_bytes(commits.read(commit, "state.pt")))
     if worker.rank == 0:
         worker.say(f"{name}: goes on from its commit at {commit.images} {UNITS[name]}")

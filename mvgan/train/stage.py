@@ -20,7 +20,11 @@ class Stage(Protocol):
     """What the loop needs of a stage."""
 
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """Train on one batch; returns scalars to log."""
+        """Train on one batch; returns scalars to log, which may be NaN where there is nothing to tell. Nothing waits for the device."""
+        ...
+
+    def look(self, images: int) -> dict[str, float]:
+        """At a record, after so many images: times that a step takes, in seconds. Raises NonFinite when too many steps were left out."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -85,10 +89,10 @@ def fit(stage: Stage, batches: Iterator[Tensor], progress: Progress, plan: Plan,
             raise RuntimeError(f"the data ended after {progress.images} of {plan.end} images")
         given = time.monotonic()
         stats = stage.step(batch, progress)
-        # Steps wait for the device, as they look whether gradients are finite, so this is the share of the whole step.
+        # A GPU takes at most a thousand kernels ahead, less than a step has, so a step takes as long to ask for as to compute.
         share = (given - asked) / max(time.monotonic() - asked, 1e-9)
         if stats:
-            stats = {**stats, DATA_WAIT: torch.tensor(share, device=next(iter(stats.values())).device)}
+            stats = {**stats, DATA_WAIT: torch.full([], share, device=next(iter(stats.values())).device)}
         progress = dataclasses.replace(progress, images=progress.images + plan.batch, elapsed_s=time.monotonic() - started)
         for hook in hooks:
             hook.after_step(stage, progress, stats)

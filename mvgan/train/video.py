@@ -14,7 +14,8 @@ from mvgan.nets.generator import Generator, Noise
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.nets.space import by_layer
 from mvgan.nets.video_discriminator import ImageDiscriminator, VideoDiscriminator, with_first_frame, with_reverse
-from mvgan.train.guard import Guard
+from mvgan.train.adam import Adam
+from mvgan.train.guard import Guard, told
 from mvgan.train.pairs import to_range
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Draws, Progress, seed_of
@@ -33,7 +34,7 @@ def render(
     whose activations are computed again for the gradient instead of kept. `noise` gives maps for n * t rows.
     """
     n, t, _ = ws.shape
-    rows, sides = ws.flatten(0, 1), torch.tensor(shown_sides(t, first), device=ws.device).repeat(n)
+    rows, sides = ws.flatten(0, 1), (torch.arange(t, device=ws.device) + shown_sides(1, first)[0]).remainder(2).repeat(n)
 
     def shown(start: int, stop: int) -> Tensor:
         maps = None if noise is None else lambda layer, resolution: noise(layer, resolution)[start:stop]
@@ -119,7 +120,7 @@ class VideoStage:
         spread: the lower triangular factor of the covariance of mapped w, float64 [w_dim, w_dim]; needed where there is a reach_weight.
         """
         self.run, self.ranks, self.device = run, ranks, device
-        self.guard = Guard("video", ranks, run.max_skipped)
+        self.guard = Guard("video", ranks, run.max_skipped, device)
         self.pair_generator = generator.to(device).eval().requires_grad_(False)
         self.noise_shapes = self.pair_generator.synthesis.noise_shapes()
         self.codes = codes.to(device)
@@ -135,9 +136,7 @@ class VideoStage:
         }
         nets: dict[str, nn.Module] = {"latent": self.latent, **self.discriminators}
         self.nets = nets
-        self.optimizers = {
-            name: torch.optim.Adam(net.parameters(), lr=config.lr, betas=(0.5, 0.999), foreach=True) for name, net in nets.items()
-        }
+        self.optimizers = {name: Adam(net.parameters(), config.lr, (0.5, 0.999)) for name, net in nets.items()}
         self._g_phase = ranks.parallel(_VideoGenerator(self))
         self._d_phases = {name: ranks.parallel(_VideoDiscriminator(net, self)) for name, net in self.discriminators.items()}
 
@@ -194,7 +193,7 @@ class VideoStage:
     def step(self, batch: Tensor, progress: Progress) -> dict[str, Tensor]:
         """One step of each discriminator and `g_steps` of L_omega on clips uint8 [n, t, 3, h, w].
 
-        Returns scalars to log, without those of phases left out. Raises NonFinite.
+        Returns scalars to log, NaN for those of phases left out.
         """
         real = to_range(batch)
         stats = self._step_discriminators(real, progress)
@@ -205,12 +204,15 @@ class VideoStage:
             w, e = self._latents(draws)
             views = Views.draw(draws)
             noise = draws.noise(self.noise_shapes, self.run.video.num_frames)
-            loss = self._descend("latent", progress, self._g_phase, w, e, noise, real, views)
-            if loss is not None:
-                stats["g_loss"] = loss
+            loss, taken = self._descend("latent", self._g_phase, w, e, noise, real, views)
+            stats["g_loss"] = torch.where(taken, loss, stats.get("g_loss", torch.nan))  # of the last step that was taken
         for net in self.discriminators.values():
             net.requires_grad_(True)
-        return stats | self.guard.take_measures(self.device)
+        return stats | self.guard.measures()
+
+    def look(self, images: int) -> dict[str, float]:
+        """As `Stage` has it."""
+        return self.guard.look(images)
 
     def _step_discriminators(self, real: Tensor, progress: Progress) -> dict[str, Tensor]:
         draws = self._draws("video discriminators", progress)
@@ -218,27 +220,26 @@ class VideoStage:
             w, e = self._latents(draws)
             ws = self.latent(w, e, self.codes, self.run.video.first)
             fake = self.render(ws, draws.noise(self.noise_shapes, self.run.video.num_frames))
-        stats: dict[str, Tensor] = {}
+        stats = {"fake_motion": self.ranks.loss(_motion(fake)), "real_motion": self.ranks.loss(_motion(real))}
+        stats["fake_motion"] = told(stats["fake_motion"], stats["fake_motion"].isfinite())
         for name, (r, f) in self.discriminator_inputs(real, fake, Views.draw(draws)).items():
-            loss = self._descend(name, progress, self._d_phases[name], r, f, draws.uniform())
-            if loss is not None:
-                stats[f"{name}_loss"] = loss
-        if stats:  # else the clips themselves may not be finite
-            stats |= {"fake_motion": self.ranks.loss(_motion(fake)), "real_motion": self.ranks.loss(_motion(real))}
+            loss, taken = self._descend(name, self._d_phases[name], r, f, draws.uniform())
+            stats[f"{name}_loss"] = told(loss, taken)
         return stats
 
     def _draws(self, purpose: str, progress: Progress) -> Draws:
         return Draws(self.run.seed, purpose, progress.images, self.ranks.hosted, self.ranks.group, self.device)
 
-    def _descend(self, name: str, progress: Progress, phase: nn.Module, *arguments: Any) -> Tensor | None:
-        """A step of the network `name` along the loss of `phase`; the loss, if it was taken."""
+    def _descend(self, name: str, phase: nn.Module, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """A step of the network `name` along the loss of `phase`: the loss, and whether it was taken."""
         found: list[Tensor] = []
 
         def losses() -> Iterator[Tensor]:
             found.append(phase(*arguments))
             yield found[0]
 
-        return found[0].detach() if self.guard.descend(name, self.optimizers[name], losses(), progress.images) else None
+        taken = self.guard.descend(name, self.optimizers[name], losses())
+        return found[0].detach(), taken
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` depends on, but the progress and what stages 1 and 2 gave."""

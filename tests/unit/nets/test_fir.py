@@ -110,28 +110,34 @@ def test_products_keep_channels_last_and_bf16(resample: Callable[[Tensor], Tenso
     torch.testing.assert_close(y.double(), resample(x.double()), rtol=2**-7, atol=2**-7)
 
 
-def test_matrices_made_within_torch_func_serve_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["products", "depthwise"])
+def forget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Forgets the matrices of either way, which tests are to take."""
+    monkeypatch.setattr(fir, "_by_products", lambda x: request.param == "products")
+    return fir._band.cache_clear if request.param == "products" else fir._square.cache_clear
+
+
+def test_matrices_made_within_torch_func_serve_elsewhere(forget: Callable[[], None]) -> None:
     """Tensors made there are wrapped, and dead when it ends: made under one level and under two, then used outside and inside."""
-    monkeypatch.setattr(fir, "_by_products", lambda x: True)
     x, t = normal(1, 2, 6, 6), normal(1, 2, 6, 6, seed=1)
 
     def jvp(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda x: torch.func.jvp(function, (x,), (t,))[1]
 
-    fir._band.cache_clear()
+    forget()
     expected = fir.upsample(t)
     for made in (jvp(fir.upsample), jvp(jvp(lambda x: fir.upsample(x).square()))):
-        fir._band.cache_clear()
+        forget()
         made(x)
         torch.testing.assert_close(jvp(fir.upsample)(x), expected)
         torch.testing.assert_close(torch.func.vmap(jvp(fir.upsample))(x[None])[0], expected)
+        copy.deepcopy(fir._square(4.0, x.dtype, x.device))
         copy.deepcopy(fir._band(6, 12, 2, 2, 1, 1.0, x.dtype, x.device))
 
 
-def test_matrices_made_while_sampling_serve_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrices_made_while_sampling_serve_training(forget: Callable[[], None]) -> None:
     """Tensors made in inference mode cannot be part of a graph."""
-    monkeypatch.setattr(fir, "_by_products", lambda x: True)
-    fir._band.cache_clear()
+    forget()
     x = normal(1, 1, 10, 10)
     with torch.inference_mode():
         fir.upsample(x)

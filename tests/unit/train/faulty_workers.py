@@ -35,11 +35,25 @@ def around(stage: Any, name: str, call: Callable[[Callable[..., Any], tuple[Any,
     setattr(stage, name, lambda *args: call(original, args))
 
 
+def place_of(stage: Any) -> list[int]:
+    """One number, which follows the images before the step that `stage` is at."""
+    images = [0]
+
+    def step(original: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        images[0] = args[1].images
+        return original(*args)
+
+    around(stage, "step", step)
+    return images
+
+
 def faulty(stage: Any, phase: str, rank: int, at: Callable[[int], bool]) -> None:
     """On the second worker a gradient hook makes NaN of one weight's gradient, while `phase` goes backward at these images."""
 
-    def descend(original: Callable[..., bool], args: tuple[Any, ...]) -> bool:
-        if rank != 1 or args[0] != phase or not at(args[3]):
+    images = place_of(stage)
+
+    def descend(original: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if rank != 1 or args[0] != phase or not at(images[0]):
             return original(*args)
         parameter = next(p for p in args[1].param_groups[0]["params"] if p.requires_grad)
         hook = parameter.register_hook(lambda grad: grad * float("nan"))
@@ -54,9 +68,11 @@ def faulty(stage: Any, phase: str, rank: int, at: Callable[[int], bool]) -> None
 def omitting(stage: Any, phase: str, at: Callable[[int], bool]) -> None:
     """The reference, on every worker: all is finite, but the optimizer takes no step, and what goes with it is put back."""
 
-    def descend(original: Callable[..., bool], args: tuple[Any, ...]) -> bool:
+    images = place_of(stage)
+
+    def descend(original: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         optimizer = args[1]
-        if args[0] == phase and at(args[3]):
+        if args[0] == phase and at(images[0]):
             optimizer.step = lambda: None
         try:
             return original(*args)
@@ -90,6 +106,7 @@ def train(stage: Any, name: str, ranks: Ranks) -> list[float]:
     for step in range(STEPS):
         progress = Progress(step * ranks.batch)
         skipped.append(stage.step(batch_of(name, ranks, progress.images), progress)["skipped_steps"].item())
+        stage.look(progress.images + ranks.batch)
     return skipped
 
 

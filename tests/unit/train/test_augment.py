@@ -29,7 +29,10 @@ def logits(right: int) -> Tensor:
 
 def follow(augmentation: Augmentation, rights: list[int], images: int = 0) -> list[float]:
     """p after each step."""
-    return [float(augmentation.observe(logits(n), Progress(images + 10 * step))["augment_p"]) for step, n in enumerate(rights)]
+    return [
+        float(augmentation.observe(logits(n), torch.tensor(True), Progress(images + 10 * step))["augment_p"])
+        for step, n in enumerate(rights)
+    ]
 
 
 def test_schedule_of_ada() -> None:
@@ -66,9 +69,13 @@ def test_the_default_speed_is_that_of_the_paper() -> None:
 
 
 def test_logits_that_are_no_numbers_do_not_stay() -> None:
-    ada = build(augment="ada", ada_interval=1, ada_kimg=0.1)
-    ada.observe(torch.full((10,), float("nan")), Progress())
-    assert follow(ada, [10]) == pytest.approx([0.1])
+    """Their step is left out: they move nothing, whether alone since the last move or between others."""
+    ada = build(augment="ada", ada_interval=2, ada_kimg=0.1)
+    for step in (0, 1, 2):
+        assert ada.observe(torch.full((10,), float("nan")), torch.tensor(False), Progress(10 * step)) == {"augment_p": 0}
+    assert follow(ada, [10], 30) == pytest.approx([0.2])
+    ada.observe(torch.full((10,), float("nan")), torch.tensor(False), Progress(40))
+    assert follow(ada, [7], 50) == pytest.approx([0]), "a mean sign of 0.4, not of 0.2 over a step that was left out"
 
 
 def test_a_fixed_probability_stays() -> None:
@@ -81,7 +88,7 @@ def test_without_augmentation() -> None:
     none = build()
     draws, untouched = (Draws(0, "test", 0, range(2), 5, CPU) for _ in range(2))
     frames = torch.rand(10, 2, 3, 8, 8)
-    assert none.shown(draws)(frames) is frames and none.observe(logits(10), Progress()) == {}
+    assert none.shown(draws)(frames) is frames and none.observe(logits(10), torch.tensor(True), Progress()) == {}
     assert torch.equal(draws.uniform(3), untouched.uniform(3))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mvgan.config import Run
 from mvgan.storage.commit import Commits
 from mvgan.storage.uri import LocalStore
+from mvgan.train.adam import Adam
 from mvgan.train.guard import SKIPPED, Diverged, Guard, NonFinite, Rollbacks
 from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
@@ -25,9 +26,9 @@ from tests.unit.train import test_video as video
 CPU = torch.device("cpu")
 
 
-def guarded(max_skipped: int = 2) -> tuple[Guard, nn.Parameter, torch.optim.Optimizer]:
+def guarded(max_skipped: int = 2) -> tuple[Guard, nn.Parameter, Adam]:
     weight = nn.Parameter(torch.ones(3))
-    return Guard("pairs", Ranks(2, 4), max_skipped), weight, torch.optim.Adam([weight], lr=0.1)
+    return Guard("pairs", Ranks(2, 4), max_skipped, CPU), weight, Adam([weight], 0.1, (0.9, 0.999))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -35,68 +36,88 @@ def guarded(max_skipped: int = 2) -> tuple[Guard, nn.Parameter, torch.optim.Opti
 def test_a_step_is_left_out(bad: float, where: str) -> None:
     """Neither weights nor Adam's moments change, and the next good step is as if it had never been."""
     guard, weight, optimizer = guarded()
-    assert guard.descend("D", optimizer, [weight.square().sum()], 0)
+    assert guard.descend("D", optimizer, [weight.square().sum()])
     before, moments = weight.detach().clone(), copy.deepcopy(optimizer.state_dict())
     hook = weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor(1), bad)) if where == "gradient" else None
-    assert not guard.descend("D", optimizer, [weight.sum() if hook else weight.sum() + bad], 4)
+    assert not guard.descend("D", optimizer, [weight.sum() if hook else weight.sum() + bad])
     assert torch.equal(weight, before) and pairs.equal(optimizer.state_dict(), moments)
-    assert [guard.take_measures(CPU)[SKIPPED].item() for _ in range(2)] == [1, 0]
+    assert [guard.measures()[SKIPPED].item() for _ in range(2)] == [1, 0]
     if hook:
         hook.remove()
-    assert guard.descend("D", optimizer, [weight.square().sum()], 8) and not torch.equal(weight, before)
+    assert guard.descend("D", optimizer, [weight.square().sum()]) and not torch.equal(weight, before)
 
 
 def test_large_gradients_are_no_reason() -> None:
     """Their squares overflow; they themselves do not."""
     guard, weight, optimizer = guarded()
-    assert guard.descend("D", optimizer, [(weight * 1e37).sum()], 0)
+    assert guard.descend("D", optimizer, [(weight * 1e37).sum()])
 
 
 def test_gradient_norms() -> None:
-    """Reference: the gradient by hand; that of a phase that is left out, or was told already, is not there."""
+    """Reference: the gradient by hand; that of a phase that is left out is NaN, and one that was told already is not there."""
     guard, weight, optimizer = guarded()
-    guard.descend("path length", optimizer, [(weight * torch.tensor([3.0, 4.0, 12.0])).sum()], 0)
-    guard.descend("D", optimizer, [weight.sum() * float("nan")], 0)
-    assert pairs.untimed(guard.take_measures(CPU)) == {"path_length_grad_norm": 13.0, SKIPPED: 1}
-    guard.descend("G", optimizer, [(weight * 1e38).sum()], 8)
-    assert set(pairs.untimed(guard.take_measures(CPU))) == {"g_grad_norm", SKIPPED} and set(guard.take_measures(CPU)) == {SKIPPED}
-    guard.descend("G", optimizer, [(weight * torch.tensor([3e38, -3e38, 1.0])).sum()], 16)
-    assert torch.isfinite(guard.take_measures(CPU)["g_grad_norm"])
+    guard.descend("path length", optimizer, [(weight * torch.tensor([3.0, 4.0, 12.0])).sum()])
+    guard.descend("D", optimizer, [weight.sum() * float("nan")])
+    found = guard.measures()
+    assert found.pop("d_grad_norm").isnan() and found == {"path_length_grad_norm": 13.0, SKIPPED: 1}
+    guard.descend("G", optimizer, [(weight * 1e38).sum()])
+    assert set(guard.measures()) == {"g_grad_norm", SKIPPED} and set(guard.measures()) == {SKIPPED}
+    guard.descend("G", optimizer, [(weight * torch.tensor([3e38, -3e38, 1.0])).sum()])
+    assert torch.isfinite(guard.measures()["g_grad_norm"])
 
 
 def test_seconds_of_a_phase_are_those_of_its_passes() -> None:
-    """Reference: sleeps. A phase that steps twice in a step counts twice, one that is left out too."""
+    """Reference: sleeps. A phase that steps twice in a step counts twice; means are over the steps in which it is due."""
     guard, weight, optimizer = guarded()
 
     def losses(value: float) -> Iterator[torch.Tensor]:
         time.sleep(0.1)
         yield weight.sum() * value
 
-    for phase, value in (("latent", 1.0), ("latent", 2.0), ("path length", float("nan"))):
-        guard.descend(phase, optimizer, losses(value), 0)
-    found = guard.take_measures(CPU)
-    assert 0.2 <= found["latent_phase_s"] < 1 and 0.1 <= found["path_length_phase_s"] < 1
+    for _ in range(2):
+        guard.descend("latent", optimizer, losses(1.0))
+        guard.descend("latent", optimizer, losses(2.0))
+        guard.measures()
+    guard.descend("path length", optimizer, losses(float("nan")))
+    found = guard.look(0)
+    assert guard.look(0) == {}
+    assert 0.2 <= found["latent_phase_s"] < 1 and 0.1 <= found["path_length_phase_s"] < 0.2
 
 
 def test_too_many_in_a_row_end_the_attempt() -> None:
-    """Counted for each phase; a good step ends a row."""
+    """Counted for each phase, over all looks; a good step ends a row, but not one that was too long since the last look."""
     guard, weight, optimizer = guarded(max_skipped=2)
 
     def step(phase: str, good: bool) -> bool:
-        return guard.descend(phase, optimizer, [weight.sum() * (1 if good else float("nan"))], 40)
+        return bool(guard.descend(phase, optimizer, [weight.sum() * (1 if good else float("nan"))]))
 
     for _ in range(3):
         assert not step("R1", False) and not step("R1", False) and step("R1", True)
+        guard.look(20)
     assert not step("R1", False) and not step("D", False) and not step("R1", False) and not step("D", False)
-    assert step("D", True)
-    with pytest.raises(NonFinite, match="pairs: loss or gradients of R1 not finite after 40 pairs, 3 times in a row"):
-        step("R1", False)
+    guard.look(30)
+    assert step("D", True) and not step("R1", False) and step("R1", True)
+    with pytest.raises(NonFinite, match="pairs: loss or gradients of R1 not finite up to 40 pairs, 3 times in a row"):
+        guard.look(40)
+
+
+def test_a_look_says_what_was_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    guard, weight, optimizer = guarded()
+    for value in (float("nan"), 1.0, float("inf"), float("nan"), 1.0):
+        guard.descend("R1", optimizer, [weight.sum() * value])
+    guard.look(40)
+    assert caplog.messages == [
+        "pairs: loss or gradients of R1 not finite up to 40 pairs: 3 of its steps were left out (2 in a row, at most 2)"
+    ]
+    guard.look(80)
+    assert len(caplog.messages) == 1
 
 
 def test_no_tolerance() -> None:
     guard, weight, optimizer = guarded(max_skipped=0)
+    guard.descend("D", optimizer, [weight.sum() / 0])
     with pytest.raises(NonFinite):
-        guard.descend("D", optimizer, [weight.sum() / 0], 0)
+        guard.look(8)
 
 
 def poison(stage: Any, phase: str) -> Any:
@@ -134,8 +155,10 @@ def test_each_phase_of_stage_1_is_left_out_alone(phase: str) -> None:
     stats = stage.step(pairs.batch(8), Progress(16))
     after = stage.state_dict()
     still, moved = NETS[phase]
-    assert stats["skipped_steps"] == 1 and all(value.isfinite() for value in stats.values())
-    assert {"G": "g_loss", "path length": "pl_mean", "D": "d_loss", "R1": "r1"}[phase] not in stats
+    assert stats["skipped_steps"] == 1
+    key = {"G": "g_loss", "path length": "pl_penalty", "D": "d_loss", "R1": "r1"}[phase]
+    signs = {"real_sign", "fake_sign"} if phase == "D" else set()
+    assert {name for name, value in stats.items() if value.isnan()} == {key, f"{phase.lower().replace(' ', '_')}_grad_norm", *signs}
     for name in still:
         assert pairs.equal(after[name], before[name]), name
     for name in moved:
@@ -154,7 +177,9 @@ def test_each_phase_of_stage_3_is_left_out_alone(phase: str) -> None:
     hook = poison(stage, phase)
     stats = stage.step(batch, Progress(8))
     assert stats["skipped_steps"] == (2 if phase == "latent" else 1)
-    assert ("g_loss" if phase == "latent" else f"{phase}_loss") not in stats
+    assert {name for name, value in stats.items() if value.isnan()} == {
+        "g_loss" if phase == "latent" else f"{phase}_loss", f"{phase}_grad_norm"
+    }  # fmt: skip
     for name, part in stage.state_dict().items():
         assert pairs.equal(part, before[name]) == (name == phase), name
     hook.remove()

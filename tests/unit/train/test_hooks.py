@@ -1,6 +1,7 @@
 """Files beside training: TensorBoard events of a resumed run, metrics, and a storage that refuses them."""
 
 import json
+import math
 import struct
 import threading
 from pathlib import Path
@@ -21,6 +22,13 @@ from mvgan.train.state import Progress
 PLAN = Plan(total=40, batch=4, tick=8, commit=16)
 
 
+class Looked:
+    """What a ticker asks of a stage."""
+
+    def look(self, images: int) -> dict[str, float]:
+        return {"d_phase_s": images / 1000}
+
+
 def train(folder: Path, start: int, end: int, losses: float, skipped: float = 0.0) -> tuple[list[dict[str, float]], list[str]]:
     """Steps from `start` to `end` images, as a process of their own makes them; returns the history and what was said."""
     said: list[str] = []
@@ -31,7 +39,7 @@ def train(folder: Path, start: int, end: int, losses: float, skipped: float = 0.
     ticker.start(None, Progress(start))  # type: ignore[arg-type]
     for images in range(start + 4, end + 1, 4):
         stats = {"loss": torch.tensor(losses + images), SKIPPED: torch.tensor(skipped)}
-        ticker.after_step(None, Progress(images, float(images)), stats)  # type: ignore[arg-type]
+        ticker.after_step(Looked(), Progress(images, float(images)), stats)  # type: ignore[arg-type]
     outbox.leave(10)
     return history, said
 
@@ -85,6 +93,19 @@ def test_a_record(tmp_path: Path) -> None:
     assert "skipped_steps" not in train(tmp_path / "other", 0, 8, losses=0.0)[1][0], "zero is nothing to say"
     lines = (tmp_path / "pairs/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == history
+
+
+def test_an_average_leaves_out_what_is_no_number() -> None:
+    """By hand: a phase that was left out in one of two steps, always, and never; times are those of the stage."""
+    told: list[dict[str, float]] = []
+    ticker = Ticker(PLAN, Ranks(1, 4), lambda last, progress, averages: told.append(averages))
+    for images, some in ((4, 5.0), (8, math.nan), (12, math.nan), (16, 3.0)):
+        stats = {"some": some, "none": math.nan, "all": images, SKIPPED: 1}
+        ticker.after_step(Looked(), Progress(images), {name: torch.tensor(float(value)) for name, value in stats.items()})  # type: ignore[arg-type]
+    assert told == [
+        {"some": 5, "all": 6, SKIPPED: 2, "d_phase_s": pytest.approx(0.008)},
+        {"some": 3, "all": 14, SKIPPED: 2, "d_phase_s": pytest.approx(0.016)},
+    ]
 
 
 class SlowStore(LocalStore):

@@ -37,7 +37,7 @@ def ticks_of_p(right: float, start: float) -> list[float]:
     ps = []
     for step in range(40 * 50):
         logits = (torch.rand(8, generator=draw) < right).float() - 0.5
-        ps.append(float(augmentation.observe(logits, Progress(8 * step))["augment_p"]))
+        ps.append(float(augmentation.observe(logits, torch.tensor(True), Progress(8 * step))["augment_p"]))
     return torch.tensor(ps, dtype=torch.float64).reshape(40, 50).mean(1).tolist()
 
 

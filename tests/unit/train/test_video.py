@@ -163,7 +163,8 @@ def test_one_step_trains_what_it_should(loss: str) -> None:
     before = copy.deepcopy(stage.state_dict())
     frozen, codes = copy.deepcopy(stage.pair_generator.state_dict()), stage.codes.clone()
     stats = stage.step(next(batches(0)), Progress())
-    norms = {f"{name}_{what}" for name in ("latent", "d_v", "d_r") for what in ("grad_norm", "phase_s")}
+    norms = {f"{name}_grad_norm" for name in ("latent", "d_v", "d_r")}
+    assert set(stage.look(8)) == {f"{name}_phase_s" for name in ("latent", "d_v", "d_r")}
     assert set(stats) == {"g_loss", "d_v_loss", "d_r_loss", "fake_motion", "real_motion", *norms, SKIPPED}
     assert all(value.isfinite() and value.ndim == 0 for value in stats.values())
     for name, state in stage.state_dict().items():
@@ -212,7 +213,7 @@ def test_generator_steps_lower_the_generator_loss() -> None:
 
     before = stage._g_phase(w, e, noise, real, views).item()
     for _ in range(10):
-        stage._descend("latent", Progress(), stage._g_phase, w, e, noise, real, views)
+        stage._descend("latent", stage._g_phase, w, e, noise, real, views)
     assert stage._g_phase(w, e, noise, real, views).item() < before
 
 

@@ -93,8 +93,8 @@ def optimizers(stage: PairStage | VideoStage) -> list[torch.optim.Optimizer]:
     return [stage.g_optimizer, stage.d_optimizer] if isinstance(stage, PairStage) else list(stage.optimizers.values())
 
 
-def train(case: str, rank: int, world: int, eps: float) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """State after STEPS full iterations of `case`, and what was logged at each.
+def train(case: str, rank: int, world: int, eps: float) -> tuple[dict[str, Any], list[dict[str, float]], dict[str, float]]:
+    """State after STEPS full iterations of `case`, what was logged at each, and times of a step.
 
     A large eps of Adam makes its step follow the size of gradients: with a small one a gradient that is off by a factor
     gives the same step, and one that is nothing but rounding gives a full one.
@@ -103,7 +103,7 @@ def train(case: str, rank: int, world: int, eps: float) -> tuple[dict[str, Any],
         return _train(case, Ranks(CASES[case][1], GROUP, rank, world), eps)
 
 
-def _train(case: str, ranks: Ranks, eps: float) -> tuple[dict[str, Any], list[dict[str, float]]]:
+def _train(case: str, ranks: Ranks, eps: float) -> tuple[dict[str, Any], list[dict[str, float]], dict[str, float]]:
     name, _, changes = CASES[case]
     stage = build(name, ranks, **changes)
     for optimizer in optimizers(stage):
@@ -113,7 +113,7 @@ def _train(case: str, ranks: Ranks, eps: float) -> tuple[dict[str, Any], list[di
     for _ in range(STEPS):
         logged.append(ranks.average(stage.step(batch_of(name, ranks, progress.images), progress)))
         progress = Progress(progress.images + ranks.batch)
-    return stage.state_dict(), logged
+    return stage.state_dict(), logged, stage.look(progress.images)
 
 
 def main(rank: int, world: int, folder: Path, eps: float) -> None:
