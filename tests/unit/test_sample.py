@@ -159,7 +159,7 @@ def test_truncation_zero_leaves_one_content(generator: Generator) -> None:
 def test_an_unfinished_run_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(tiny_run.uri, tmp_path / "run")
     (tmp_path / "run/export/latent.safetensors").unlink()
-    with pytest.raises(InputError, match=r"latent\.safetensors"):
+    with pytest.raises(InputError, match=r"has no latent\.safetensors: the run has not finished"):
         Generator.load(str(tmp_path / "run"))
 
 
@@ -174,6 +174,14 @@ def refusal(export: Path) -> str:
     with pytest.raises(InputError) as error:
         Generator.load(str(export.parent))
     return str(error.value)
+
+
+def test_what_a_copied_export_lacks_is_told(copied: Path) -> None:
+    """It is no unfinished run: nothing of it could be run again. All that is missing is named at once."""
+    (copied / "codes.json").unlink()
+    assert refusal(copied) == f"{copied} lacks codes.json of the files that a run exports together; copy them beside the others"
+    (copied / "latent.safetensors").unlink()
+    assert "lacks latent.safetensors, codes.json of" in refusal(copied)
 
 
 def test_codes_of_another_generator_are_refused(copied: Path) -> None:
