@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
@@ -29,6 +30,16 @@ HOLD_WALKS, HOLD_STEPS = 16, 512
 
 Maps = dict[int, Tensor]
 """A noise map [1, 1, res, res] for each layer that takes one, by the layer's index."""
+
+
+class Options(TypedDict, total=False):
+    """What a video can be told beside its seed, length and truncation: keywords of `Generator.stream`, which explains them."""
+
+    motion_seed: int | None
+    first: Side | None
+    w: Tensor | None
+    interpolate: int
+    hold: bool
 
 
 @dataclass(frozen=True)
@@ -82,12 +93,12 @@ class Generator:
         """Frame rate at which motion has its natural speed: that of the source over the stride of stage 3, for the steps of the walk."""
         return self.source_fps / self.run.stride * (interpolate / 2 if interpolate else 1)
 
-    def sample(self, seeds: Sequence[int], num_frames: int, truncation: float = 1.0) -> np.ndarray:
-        """One video per seed, uint8 [len(seeds), num_frames, 3, h, w]: the `stream` of each, whole."""
+    def sample(self, seeds: Sequence[int], num_frames: int, truncation: float = 1.0, **options: Unpack[Options]) -> np.ndarray:
+        """One video per seed, uint8 [len(seeds), num_frames, 3, h, w]: the `stream` of each, whole, with the same options for all."""
         out = np.empty((len(seeds), num_frames, 3, self.run.resolution, self.run.resolution), dtype=np.uint8)
         for video, seed in zip(out, seeds, strict=True):
             place = 0
-            for piece in self.stream(seed, num_frames, truncation):
+            for piece in self.stream(seed, num_frames, truncation, **options):
                 video[place : place + len(piece)] = piece
                 place += len(piece)
         return out
@@ -112,10 +123,14 @@ class Generator:
         run's. w: the content [w_dim] in place of the seed's, which then decides the noise maps alone; it is not truncated.
         interpolate: 0 shows the sides in turn (eq. 11), r shows the first one alone, r frames for every two steps, so that 2
         keeps the speed. hold: keep w where the mapping network puts it, so that a video may last for hours (`mvgan.motion.walk`).
-        Raises ValueError when there is no frame, or w has another shape.
+        Raises ValueError when there is no frame, w has another shape, or another option is none of these.
         """
         if num_frames < 1:
             raise ValueError(f"num_frames is {num_frames}; a video has at least 1 frame")
+        if interpolate < 0:
+            raise ValueError(f"interpolate is {interpolate}; give 0, or the frames for every two steps")
+        if first not in (None, *get_args(Side)):
+            raise ValueError(f"first is {first!r}; give {' or '.join(get_args(Side))}, or leave it away")
         start, maps = self.content(seed, truncation, w)
         motion, first = seed if motion_seed is None else motion_seed, first or self.run.video.first
         for ws, sides in self.walk(start, num_frames, motion, first, interpolate, self.hold if hold else None):
