@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mvgan.config import InputError, Run, from_dict
-from mvgan.motion.distribution import fit_distribution
+from mvgan.motion.distribution import LatentDistribution, fit_distribution
 from mvgan.motion.walk import Hold, between, chunks, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
@@ -193,15 +193,37 @@ class Generator:
             if done == num_frames:
                 return
 
+    @torch.no_grad()
+    def drift(self, seeds: Sequence[int], num_frames: int, *, hold: bool = False) -> Tensor:
+        """How far the w of each seed's video is from where the mapping network puts w: float64 [len(seeds), num_frames].
+
+        Distances as of `LatentDistribution.distance`; no frame is made. Raises InputError when w has no distribution, or cannot be held.
+        """
+        held, rows = self.hold if hold else None, []
+        for seed in seeds:
+            walk = self.walk(self.content(seed)[0], num_frames, seed, self.run.video.first, hold=held)
+            rows.append(torch.cat([self.distribution.distance(ws) for ws, _ in walk]))
+        return torch.stack(rows)
+
+    @property
+    def distribution(self) -> LatentDistribution:
+        """Where the mapping network puts w; measured at the first use. Raises InputError when that is one place."""
+        return self._measured[0]
+
     @functools.cached_property
     def hold(self) -> Hold:
-        """What keeps walks of this generator on its latent distribution; measured at the first use."""
+        """What keeps walks of this generator on its latent distribution; measured at the first use. Raises InputError as `hold_of`."""
+        distribution, w, noise = self._measured
+        return hold_of(self.latent, w, noise, self.codes, self.run.video.first, distribution)
+
+    @functools.cached_property
+    def _measured(self) -> tuple[LatentDistribution, Tensor, Tensor]:
+        """The distribution of w, and w and noise of the walks that tell how strongly walks must be held."""
         draw = torch.Generator().manual_seed(seed_of(self.run.seed, "hold"))
         network, device = self.run.network, self.codes.device
         distribution = fit_distribution(self.pairs.mapping, draw, network.z_dim, device)
         w = self.pairs.mapping(torch.randn(HOLD_WALKS, network.z_dim, generator=draw).to(device))
-        noise = torch.randn(HOLD_WALKS, HOLD_STEPS, network.w_dim, generator=draw).to(device)
-        return hold_of(self.latent, w, noise, self.codes, self.run.video.first, distribution)
+        return distribution, w, torch.randn(HOLD_WALKS, HOLD_STEPS, network.w_dim, generator=draw).to(device)
 
     def pairs_at(self, ws: Tensor, maps: Maps) -> Tensor:
         """The frame pairs of latents ws [t, w_dim], or of W+, with the same noise maps: [t, 2, 3, h, w] around [-1, 1], in float32."""

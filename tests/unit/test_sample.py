@@ -274,6 +274,22 @@ def test_interpolated_videos_do_not_alternate(generator: Generator) -> None:
     assert jumps > 3.5 and steps < 1  # an alternation has 4, a straight line 0
 
 
+def test_drift_is_the_distance_of_each_frames_w(generator: Generator) -> None:
+    """Against Mahalanobis' formula by numpy, over the walk of eq. 10 at once; that of a held walk stays, by the quantile it is held to."""
+    w, _ = generator.content(3)
+    draws = torch.Generator().manual_seed(seed_of(3, "motion"))
+    e = torch.randn(CHUNK, generator.run.network.w_dim, generator=draws)[:19]
+    with torch.no_grad():
+        walked = generator.latent(w[None], e[None], generator.codes, generator.run.video.first)[0].double().numpy()
+    mean, factor = generator.distribution.mean.numpy(), generator.distribution.factor.numpy()
+    x = walked - mean
+    expected = np.sqrt(np.einsum("td,de,te->t", x, np.linalg.inv(factor @ factor.T), x) / len(mean))
+    found = generator.drift([8, 3], 20)
+    assert found.shape == (2, 20)
+    np.testing.assert_allclose(found[1], expected, rtol=1e-4)
+    assert float(generator.drift([8, 3], 100, hold=True).max()) <= generator.distribution.quantile(INNER) + 1e-5
+
+
 def test_a_held_walk_stays_on_the_distribution(generator: Generator) -> None:
     """Against the quantile of distances of mapped w; the same again; its content is drawn in where it is far from the mean."""
     distribution = generator.hold.distribution
