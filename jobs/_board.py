@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from mvgan.config import InputError
-from mvgan.media import SUFFIXES, encode_png, grid, movie
+from mvgan.media import SUFFIXES, encode_png, grid, movie_file
 from mvgan.sample import CHUNK
 from mvgan.storage.uri import open_store, place_of
 
@@ -128,7 +128,8 @@ class Board:
             for index, frame in enumerate(frames):
                 folder.write(f"{index:06d}.png", encode_png(frame))
             return
-        store.write(name, movie(frames, fps, os.path.splitext(name)[1].lower()))
+        with movie_file(frames, fps, os.path.splitext(name)[1].lower()) as path:
+            store.put(name, path)
 
     def _frames(self, videos: Sequence[Video]) -> Iterator[np.ndarray]:
         """The frames uint8 [3, H, W] of all videos side by side. Memory holds the activations of one piece of one video."""

@@ -6,11 +6,13 @@ final name; `manifest.json` is written last. So the same batch begun again makes
 
 import functools
 import hashlib
-import io
 import json
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mvgan.config import InputError, differences
-from mvgan.media import movie
+from mvgan.media import movie_file
 from mvgan.nets.latent import Side
 from mvgan.sample import Generator, exported_settings
 from mvgan.storage.uri import Store, open_store
@@ -115,12 +117,24 @@ def begin(out: str, batch: Batch, groups: Sequence[Group]) -> dict[str, Any] | N
 
 
 def _whole(store: Store, path: str, sha256: str) -> bool:
-    return store.exists(path) and hashlib.sha256(store.read(path)).hexdigest() == sha256
+    if not store.exists(path):
+        return False
+    with store.open(path) as file:
+        return _sha256(file) == sha256
+
+
+def _sha256(file: BinaryIO) -> str:
+    """Of an open file, in bounded memory."""
+    found = hashlib.sha256()
+    while part := file.read(1 << 20):
+        found.update(part)
+    return found.hexdigest()
 
 
 def make_group(run: str, out: str, batch: Batch, group: Group, device: torch.device) -> list[dict[str, Any]]:
     """Make those objects of a group that are not there yet; returns what the manifest says of each, in order.
 
+    Memory holds a piece of one video; for Parquet also the MP4 file of one, as it is a value of the table.
     Raises InputError when the generator has changed since the batch began.
     """
     store = open_store(out)
@@ -130,12 +144,10 @@ def make_group(run: str, out: str, batch: Batch, group: Group, device: torch.dev
         objects = {f"videos/{_name(video)}.mp4": (video,) for video in group.videos}
     entries = []
     for path, videos in objects.items():
-        if store.exists(path):
-            data = store.read(path)
-        else:
-            data = _content(_generator(run, batch.generator_sha256, device), batch, videos)
-            store.write(path, data)
-        entries.append({"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "videos": [list(v) for v in videos]})
+        there = store.exists(path)
+        with store.open(path) if there else _made(store, path, _generator(run, batch.generator_sha256, device), batch, videos) as file:
+            sha256 = _sha256(file)
+            entries.append({"path": path, "bytes": file.tell(), "sha256": sha256, "videos": [list(video) for video in videos]})
     return entries
 
 
@@ -180,21 +192,37 @@ def _generator(run: str, sha256: str, device: torch.device) -> Generator:
     return Generator.load(run, device)
 
 
-def _content(generator: Generator, batch: Batch, videos: Sequence[Video]) -> bytes:
-    """The MP4 file of one video, or the Parquet file of several."""
-    if batch.format == "mp4":
-        return _mp4(generator, batch, videos[0])
+@contextmanager
+def _made(store: Store, path: str, generator: Generator, batch: Batch, videos: Sequence[Video]) -> Iterator[BinaryIO]:
+    """Put the object `path` in its place: the MP4 file of one video, or the Parquet file of several; gives it to be read."""
+    with _movie(generator, batch, videos[0]) if batch.format == "mp4" else _table(generator, batch, videos) as made:
+        store.put(path, made)
+        with open(made, "rb") as file:
+            yield file
+
+
+@contextmanager
+def _table(generator: Generator, batch: Batch, videos: Sequence[Video]) -> Iterator[str]:
+    """The path of the Parquet file of `videos`, a row group each, so that neither it nor its readers need hold more than one."""
+    compression = {name: "none" if name == "frames" else "zstd" for name in SCHEMA.names}  # an MP4 is compressed already
+    with tempfile.TemporaryDirectory(prefix="mvgan-") as folder:
+        path = os.path.join(folder, "videos.parquet")
+        with pq.ParquetWriter(path, SCHEMA, compression=compression, write_page_checksum=True) as writer:
+            for video in videos:
+                writer.write_table(pa.Table.from_pylist([_row(generator, batch, video)], schema=SCHEMA))
+        yield path
+
+
+def _row(generator: Generator, batch: Batch, video: Video) -> dict[str, Any]:
     size = generator.run.resolution
     shared = {"fps": batch.fps, "num_frames": batch.num_frames, "width": size, "height": size}
-    rows = [{"seed": video[0], "motion_seed": video[1], **shared, "frames": _mp4(generator, batch, video)} for video in videos]
-    file = io.BytesIO()
-    compression = {name: "none" if name == "frames" else "zstd" for name in SCHEMA.names}  # an MP4 is compressed already
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression=compression, write_page_checksum=True)
-    return file.getvalue()
+    with _movie(generator, batch, video) as made, open(made, "rb") as file:
+        return {"seed": video[0], "motion_seed": video[1], **shared, "frames": file.read()}
 
 
-def _mp4(generator: Generator, batch: Batch, video: Video) -> bytes:
-    return movie(_frames(generator, batch, video), batch.fps, ".mp4")
+def _movie(generator: Generator, batch: Batch, video: Video) -> AbstractContextManager[str]:
+    """The path of its MP4 file."""
+    return movie_file(_frames(generator, batch, video), batch.fps, ".mp4")
 
 
 def _frames(generator: Generator, batch: Batch, video: Video) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import IO, Any
 
@@ -28,17 +29,18 @@ def encode_video(frames: np.ndarray, fps: float, suffix: str) -> bytes:
     """
     if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; expected uint8 [t, 3, h, w], t >= 1")
-    return movie(frames, fps, suffix)
+    with movie_file(frames, fps, suffix) as path, open(path, "rb") as file:
+        return file.read()
 
 
-def movie(frames: Iterable[np.ndarray], fps: float, suffix: str) -> bytes:
-    """The file that `write_movie` makes of `frames`, as bytes; frames that are still to come are not held in memory."""
+@contextmanager
+def movie_file(frames: Iterable[np.ndarray], fps: float, suffix: str) -> Iterator[str]:
+    """The path of the file that `write_movie` makes of `frames`, until the block ends: memory holds neither frames nor file."""
     # On disk: the MP4 muxer reads its own output to move the index to the front.
     with tempfile.TemporaryDirectory(prefix="mvgan-") as folder:
         path = os.path.join(folder, f"video{suffix}")
         write_movie(path, frames, fps)
-        with open(path, "rb") as file:
-            return file.read()
+        yield path
 
 
 def write_movie(path: str, frames: Iterable[np.ndarray], fps: float) -> int:

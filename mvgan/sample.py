@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mvgan.config import InputError, Run, from_dict
-from mvgan.motion.distribution import fit_distribution
+from mvgan.motion.distribution import LatentDistribution, fit_distribution
 from mvgan.motion.walk import Hold, between, chunks, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
@@ -29,6 +30,16 @@ HOLD_WALKS, HOLD_STEPS = 16, 512
 
 Maps = dict[int, Tensor]
 """A noise map [1, 1, res, res] for each layer that takes one, by the layer's index."""
+
+
+class Options(TypedDict, total=False):
+    """What a video can be told beside its seed, length and truncation: keywords of `Generator.stream`, which explains them."""
+
+    motion_seed: int | None
+    first: Side | None
+    w: Tensor | None
+    interpolate: int
+    hold: bool
 
 
 @dataclass(frozen=True)
@@ -82,12 +93,12 @@ class Generator:
         """Frame rate at which motion has its natural speed: that of the source over the stride of stage 3, for the steps of the walk."""
         return self.source_fps / self.run.stride * (interpolate / 2 if interpolate else 1)
 
-    def sample(self, seeds: Sequence[int], num_frames: int, truncation: float = 1.0) -> np.ndarray:
-        """One video per seed, uint8 [len(seeds), num_frames, 3, h, w]: the `stream` of each, whole."""
+    def sample(self, seeds: Sequence[int], num_frames: int, truncation: float = 1.0, **options: Unpack[Options]) -> np.ndarray:
+        """One video per seed, uint8 [len(seeds), num_frames, 3, h, w]: the `stream` of each, whole, with the same options for all."""
         out = np.empty((len(seeds), num_frames, 3, self.run.resolution, self.run.resolution), dtype=np.uint8)
         for video, seed in zip(out, seeds, strict=True):
             place = 0
-            for piece in self.stream(seed, num_frames, truncation):
+            for piece in self.stream(seed, num_frames, truncation, **options):
                 video[place : place + len(piece)] = piece
                 place += len(piece)
         return out
@@ -112,10 +123,14 @@ class Generator:
         run's. w: the content [w_dim] in place of the seed's, which then decides the noise maps alone; it is not truncated.
         interpolate: 0 shows the sides in turn (eq. 11), r shows the first one alone, r frames for every two steps, so that 2
         keeps the speed. hold: keep w where the mapping network puts it, so that a video may last for hours (`mvgan.motion.walk`).
-        Raises ValueError when there is no frame, or w has another shape.
+        Raises ValueError when there is no frame, w has another shape, or another option is none of these.
         """
         if num_frames < 1:
             raise ValueError(f"num_frames is {num_frames}; a video has at least 1 frame")
+        if interpolate < 0:
+            raise ValueError(f"interpolate is {interpolate}; give 0, or the frames for every two steps")
+        if first not in (None, *get_args(Side)):
+            raise ValueError(f"first is {first!r}; give {' or '.join(get_args(Side))}, or leave it away")
         start, maps = self.content(seed, truncation, w)
         motion, first = seed if motion_seed is None else motion_seed, first or self.run.video.first
         for ws, sides in self.walk(start, num_frames, motion, first, interpolate, self.hold if hold else None):
@@ -178,15 +193,37 @@ class Generator:
             if done == num_frames:
                 return
 
+    @torch.no_grad()
+    def drift(self, seeds: Sequence[int], num_frames: int, *, hold: bool = False) -> Tensor:
+        """How far the w of each seed's video is from where the mapping network puts w: float64 [len(seeds), num_frames].
+
+        Distances as of `LatentDistribution.distance`; no frame is made. Raises InputError when w has no distribution, or cannot be held.
+        """
+        held, rows = self.hold if hold else None, []
+        for seed in seeds:
+            walk = self.walk(self.content(seed)[0], num_frames, seed, self.run.video.first, hold=held)
+            rows.append(torch.cat([self.distribution.distance(ws) for ws, _ in walk]))
+        return torch.stack(rows)
+
+    @property
+    def distribution(self) -> LatentDistribution:
+        """Where the mapping network puts w; measured at the first use. Raises InputError when that is one place."""
+        return self._measured[0]
+
     @functools.cached_property
     def hold(self) -> Hold:
-        """What keeps walks of this generator on its latent distribution; measured at the first use."""
+        """What keeps walks of this generator on its latent distribution; measured at the first use. Raises InputError as `hold_of`."""
+        distribution, w, noise = self._measured
+        return hold_of(self.latent, w, noise, self.codes, self.run.video.first, distribution)
+
+    @functools.cached_property
+    def _measured(self) -> tuple[LatentDistribution, Tensor, Tensor]:
+        """The distribution of w, and w and noise of the walks that tell how strongly walks must be held."""
         draw = torch.Generator().manual_seed(seed_of(self.run.seed, "hold"))
         network, device = self.run.network, self.codes.device
         distribution = fit_distribution(self.pairs.mapping, draw, network.z_dim, device)
         w = self.pairs.mapping(torch.randn(HOLD_WALKS, network.z_dim, generator=draw).to(device))
-        noise = torch.randn(HOLD_WALKS, HOLD_STEPS, network.w_dim, generator=draw).to(device)
-        return hold_of(self.latent, w, noise, self.codes, self.run.video.first, distribution)
+        return distribution, w, torch.randn(HOLD_WALKS, HOLD_STEPS, network.w_dim, generator=draw).to(device)
 
     def pairs_at(self, ws: Tensor, maps: Maps) -> Tensor:
         """The frame pairs of latents ws [t, w_dim], or of W+, with the same noise maps: [t, 2, 3, h, w] around [-1, 1], in float32."""

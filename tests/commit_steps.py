@@ -93,6 +93,9 @@ class StepStore(Store):
     def write(self, path: str, data: bytes) -> None:
         self._step("write", path, data)
 
+    def put(self, path: str, file: str) -> None:
+        self._step("put", path, file)
+
     def create(self, path: str, data: bytes) -> bool:
         made: bool = self._step("create", path, data)
         return made

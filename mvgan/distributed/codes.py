@@ -20,10 +20,6 @@ LOWER = f"lower --codes.chunk, or --resolution {ANOTHER_NAME}"
 """What to do when a task needs more memory than there is."""
 
 
-FEWER = f"lower --latents {ANOTHER_NAME}"
-"""And when the task that holds what all latents gave does."""
-
-
 def find_codes(folder: RunFolder, resources: Resources) -> None:
     """Find the motion codes of the exported pair generator; does nothing when they are committed."""
     if folder.complete("codes") is None:
@@ -31,7 +27,7 @@ def find_codes(folder: RunFolder, resources: Resources) -> None:
         export_weights(folder, "pairs")  # codes.select may have changed since stage 1 ended
         epoch = folder.commits("codes").claim({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
         factorize_latents(folder, resources)
-        ((tensors, summary),) = run_tasks(_find, [(folder.uri,)], resources, "codes", "sets of codes", FEWER)
+        ((tensors, summary),) = run_tasks(_find, [(folder.uri,)], resources, "codes", "sets of codes", LOWER)
         for line in summary["warnings"]:
             print(f"codes: {line}", flush=True)
         measures = _measures(folder, tensors, resources)

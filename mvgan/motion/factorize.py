@@ -1,8 +1,8 @@
 """Stage 2 as plain functions: factorize one latent, then combine all of them into codes.safetensors and codes.json."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -73,9 +73,43 @@ def _low_rank(gram: Tensor, codes: Codes) -> LowRank:
     return robust_pca(gram, codes.lam, codes.max_iterations, codes.tolerance)
 
 
-def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@dataclass
+class _Folded:
+    """What is needed of samples that went by one at a time."""
+
+    first: Sample
+    last: Sample
+    total: Tensor
+    """Sum of their Grams."""
+    described: list[dict[str, Any]] = field(default_factory=list)
+    factors: int = 0
+    """How many factorizations they have."""
+    open_ends: list[float] = field(default_factory=list)
+    """The larger residual of each factorization that did not converge."""
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> "_Folded":
+        """The fold of `samples`, of which at most three are held: the first one, the one at hand and the one before."""
+        folded: _Folded | None = None
+        for sample in samples:
+            folded = folded or cls(sample, sample, torch.zeros_like(sample.grams))
+            folded.last, folded.total = sample, folded.total + sample.grams
+            folded.described.append(_describe(sample))
+            folded.count(sample)
+        assert folded is not None
+        return folded
+
+    def count(self, sample: Sample) -> None:
+        """Count the factorizations of `sample`, or of the mean."""
+        factors = [factor for layers in sample.factors for factor in layers]
+        self.factors += len(factors)
+        self.open_ends += [max(factor.primal, factor.dual) for factor in factors if not factor.converged]
+
+
+def combine(samples: Iterable[Sample], spread: Tensor, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The motion codes of a run from the samples of all its latents, in seed order, and the `spread` of mapped w.
 
+    samples: at least one; not held together.
     spread: lower triangular factor of their covariance, float64 [w_dim, w_dim] (`LatentDistribution.factor`).
     Returns the tensors of codes.safetensors: `backward` and `forward` float32 [num_codes, w_dim] by the method of the run,
     those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim],
@@ -85,19 +119,21 @@ def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[s
     lines for people. Raises InputError when the method of the run gives no codes; why another one gives none is said under its name in
     the JSON.
     """
-    mean = factorize_latent(torch.stack([sample.grams for sample in samples]).mean(0), run.codes)
+    folded = _Folded.of(samples)
+    mean = factorize_latent(folded.total / len(folded.described), run.codes)
+    folded.count(mean)
     tensors: dict[str, Tensor] = {"mean_grams": mean.grams}
     summary: dict[str, Any] = {
         "method": run.codes.method,
         "source": run.codes.source,
         "num_codes": run.num_codes,
-        "samples": [_describe(sample) for sample in samples],
+        "samples": folded.described,
         "mean": _describe(mean),
     }
     for method in METHODS:
         if method != run.codes.method and method in ON_REQUEST[run.codes.space]:
             continue
-        one = samples[-1] if method == "official" else samples[0]
+        one = folded.last if method == "official" else folded.first
         try:
             found, summary[method] = _codes(mean if run.codes.source == "mean" else one, spread, method, run)
         except InputError as error:
@@ -107,7 +143,7 @@ def combine(samples: Sequence[Sample], spread: Tensor, run: Run) -> tuple[dict[s
             continue
         for direction, codes in found.items():
             tensors[f"{method}_{direction}"] = codes.float()
-    summary["warnings"] = _unconverged([*samples, mean], summary, run.codes)
+    summary["warnings"] = _unconverged(folded, summary, run.codes)
     for direction in DIRECTIONS:
         tensors[direction] = tensors[f"{run.codes.method}_{direction}"].clone()
     return tensors, summary
@@ -170,15 +206,13 @@ def _ended(factors: Sequence[LowRank], gram: Tensor) -> dict[str, Any]:
     }
 
 
-def _unconverged(samples: Sequence[Sample], summary: dict[str, Any], codes: Codes) -> list[str]:
+def _unconverged(folded: _Folded, summary: dict[str, Any], codes: Codes) -> list[str]:
     """Lines on factorizations that did not converge."""
     lines = []
-    factors = [factor for sample in samples for layers in sample.factors for factor in layers]
-    if open_ends := [factor for factor in factors if not factor.converged]:
-        worst = max(max(factor.primal, factor.dual) for factor in open_ends)
+    if folded.open_ends:
         lines.append(
-            f"{len(open_ends)} of {len(factors)} low-rank factorizations did not converge in {codes.max_iterations} iterations"
-            f" (worst residual {worst:.1e}); raise --codes.max-iterations"
+            f"{len(folded.open_ends)} of {folded.factors} low-rank factorizations did not converge in {codes.max_iterations} iterations"
+            f" (worst residual {max(folded.open_ends):.1e}); raise --codes.max-iterations"
         )
     if codes.method == "official" and not summary["official"]["backward"]["converged"]:
         ended = " and ".join(map(str, summary["official"]["backward"]["iterations"]))

@@ -8,6 +8,7 @@ from mvgan.metrics.features import LABEL
 from mvgan.motion.factorize import METHODS
 from mvgan.report import charts, markup, pictures
 from mvgan.report.collect import Facts, all_gates, collect, real_against_real
+from mvgan.report.drift import drift_table
 from mvgan.report.gates import MIN_MEDIAN_RATIO, MIN_WORST_RATIO, Measure, measures
 from mvgan.storage.run import RunFolder
 from mvgan.validation import check_pairs
@@ -89,7 +90,7 @@ def _videos(facts: Facts) -> markup.Section:
             f"Generated, seeds 0 to 7, {LONG * frames} frames: {LONG} times as long as any clip in training.",
         ),
     ]
-    return markup.Section("videos", "Videos", markup.columns(movies))
+    return markup.Section("videos", "Videos", markup.columns(movies) + drift_table(generator))
 
 
 def _pairs(facts: Facts) -> markup.Section:

@@ -4,13 +4,18 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from mvgan.storage.store import Store, inner_path
+
+
+Fill = Callable[[BinaryIO], object]
+"""Writes the content of a file that is open for it."""
 
 
 class LocalStore(Store):
@@ -27,14 +32,21 @@ class LocalStore(Store):
         return self._file(path).read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
+        self._replace(path, lambda file: file.write(data))
+
+    def put(self, path: str, file: str) -> None:
+        with open(file, "rb") as source:
+            self._replace(path, lambda target: shutil.copyfileobj(source, target))
+
+    def _replace(self, path: str, fill: Fill) -> None:
         target = self._file(path)
-        with _temporary(target, data) as temporary:
+        with _temporary(target, fill) as temporary:
             os.replace(temporary, target)
             _sync_folder(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
         target = self._file(path)
-        with _temporary(target, data) as temporary:
+        with _temporary(target, lambda file: file.write(data)) as temporary:
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -101,12 +113,12 @@ def _is_temporary(path: str) -> bool:
 
 
 @contextmanager
-def _temporary(target: Path, data: bytes) -> Iterator[Path]:
-    """A synced file with `data` beside `target`, removed at the end if it is still there."""
+def _temporary(target: Path, fill: Fill) -> Iterator[Path]:
+    """A synced file that `fill` writes, beside `target`, removed at the end if it is still there."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         with _open_new(temporary) as file:
-            file.write(data)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         yield temporary

@@ -105,7 +105,8 @@ def open_run(uri: str, run: Run, data: str, stage_1_of: str | None = None) -> Ru
             # A driver of the old settings that was thought dead can then commit no codes; if it has done so meanwhile, we stop.
             folder.commits("codes").claim({"changed": sorted(changed)})
             check_run(uri, run, data)
-        logger.info("run %s: changed settings of stages that have not begun: %s", uri, ", ".join(changed))
+        # Also a default may have changed since: one who gave no such flag learns that it is another one.
+        logger.info("run %s goes on with other settings of stages that have not begun: %s", uri, _said(changed))
         store.write(RECORD, _record(run, data, folder.stage_1_of))
     return folder
 
@@ -136,11 +137,14 @@ def _refuse_changes(old: RunFolder, changed: dict[str, tuple[Any, Any]]) -> None
     first = min(STAGES.index(stage) for stage in shaped.values())
     begun = [stage for stage in STAGES[max(first, 1) :] if old.begun(stage)]
     if begun:
-        what = "; ".join(f"{path} was {old_value!r}, now {new_value!r}" for path, (old_value, new_value) in changed.items())
         raise InputError(
-            f"run {old.uri} exists with another config and has begun stage {begun[0]}: {what}. "
+            f"run {old.uri} exists with another config and has begun stage {begun[0]}: {_said(changed)}. "
             f"Give the old settings, or start {ANOTHER_NAME}"
         )
+
+
+def _said(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{path} was {old!r}, now {new!r}" for path, (old, new) in changed.items())
 
 
 def _record(run: Run, data: str, stage_1_of: str | None) -> bytes:

@@ -77,6 +77,13 @@ class S3Store(Store):
     def write(self, path: str, data: bytes) -> None:
         self._call(path, WRITE_S, lambda s3: s3.upload_fileobj(io.BytesIO(data), self.bucket, self._key(path)))
 
+    def put(self, path: str, file: str) -> None:
+        def upload(s3: Any) -> None:
+            with open(file, "rb") as source:  # at each try, as it is closed at the end of one; upload_file hides why it was refused
+                s3.upload_fileobj(source, self.bucket, self._key(path))
+
+        self._call(path, WRITE_S, upload)
+
     def create(self, path: str, data: bytes) -> bool:
         from botocore.exceptions import ClientError
 

@@ -33,6 +33,10 @@ class Store(ABC):
         """Put the object in place of what is there; a reader sees the old or the new one, whole."""
 
     @abstractmethod
+    def put(self, path: str, file: str) -> None:
+        """As `write`, of the local file `file`, which may be larger than memory."""
+
+    @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
         """Put the object only where there is none: True when it is ours, False when another's was first.
 

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,10 +111,17 @@ def factorize(folder: RunFolder, index: int, device: torch.device, weights: byte
 def find(folder: RunFolder, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The codes of the run and what there is to say about them (`combine`), from its latents as kept, or computed where one is not."""
     weights = read_exported(folder.store, WEIGHTS["pairs"])
-    found = [factorize(folder, index, device, weights) for index in range(folder.run.latents)]
+    notes: list[str] = []
+
+    def samples() -> Iterator[Sample]:
+        for index in range(folder.run.latents):
+            found = factorize(folder, index, device, weights)
+            notes.extend(found.notes)
+            yield found.sample
+
     spread = spread_of(load_generator(folder, weights).to(device), folder.run)
-    tensors, summary = combine([latent.sample for latent in found], spread, folder.run)
-    summary["warnings"] += [note for latent in found for note in latent.notes]
+    tensors, summary = combine(samples(), spread, folder.run)
+    summary["warnings"] += notes
     return tensors, summary
 
 

@@ -162,8 +162,9 @@ def networks_sha256(files: Mapping[str, bytes], run: Run, stage: str) -> str:
 
 def read_json(store: Store, name: str) -> dict[str, Any]:
     """What `export/<name>` of the run at `store` says. Raises InputError when it is missing or damaged."""
+    data = read_exported(store, name)
     try:
-        content = json.loads(read_exported(store, name))
+        content = json.loads(data)
     except ValueError as error:
         raise damaged(store, name, error) from None
     if not isinstance(content, dict):
@@ -219,7 +220,18 @@ def read_exported(store: Store, name: str) -> bytes:
     try:
         return store.read(f"export/{name}")
     except FileNotFoundError:
-        raise InputError(f"{store.uri}/export has no {name}: the run has not finished; run `python -m jobs.pipeline` on it first") from None
+        raise _missing(store, name) from None
+
+
+def _missing(store: Store, name: str) -> InputError:
+    """The error that tells a user of an `export/` without the file `name`: that of an unfinished run, or a copy of one in part."""
+    if store.exists(RECORD):
+        return InputError(f"{store.uri}/export has no {name}: the run has not finished; run `python -m jobs.pipeline` on it first")
+    present = store.list("export/")
+    if not present:
+        return InputError(f"{store.uri} holds no run and no export/ of one; give the folder that a training command printed")
+    lacking = ", ".join(file for file in (*EXPORTS["video"], "codes.json", "config.json") if f"export/{file}" not in present)
+    return InputError(f"{store.uri}/export lacks {lacking} of the files that a run exports together; copy them beside the others")
 
 
 def _best_weights(folder: RunFolder, stage: str) -> tuple[Commit, bytes]:

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import boto3
 import pytest
@@ -15,6 +16,7 @@ from tests.unit.storage import test_uri as contract
 
 test_objects = contract.test_objects
 test_a_large_object_comes_back_whole = contract.test_a_large_object_comes_back_whole
+test_a_file_is_put_whole = contract.test_a_file_is_put_whole
 test_list_is_sorted_recursive_and_by_prefix = contract.test_list_is_sorted_recursive_and_by_prefix
 test_at_and_pickle = contract.test_at_and_pickle
 test_create_keeps_the_first = contract.test_create_keeps_the_first
@@ -67,12 +69,15 @@ def test_no_bucket_is_the_users_mistake(bucket: str) -> None:
 
 @pytest.mark.parametrize("status", [403, 500])
 @pytest.mark.usefixtures("impatient")
-def test_a_refused_write_raises(store: Store, fault_proxy: FaultProxy, status: int) -> None:
+def test_a_refused_write_raises(store: Store, fault_proxy: FaultProxy, status: int, tmp_path: Path) -> None:
     """Small objects and those in parts; Ray's own upload passes this over, see test_ray_upload.py."""
     fault_proxy.fail(Rule("status", method="PUT", status=status))
     for size in (10, 9 * 2**20):
         with pytest.raises((InputError, ConnectionError)):
             store.write("data", bytes(size))
+        (tmp_path / "file").write_bytes(bytes(size))
+        with pytest.raises((InputError, ConnectionError)):
+            store.put("data", str(tmp_path / "file"))
         with pytest.raises((InputError, ConnectionError)):
             store.create("record", bytes(size))
     fault_proxy.heal()

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,8 +73,33 @@ def test_parquet_files(tiny_run: RunFolder, s3: str) -> None:
         (seed, seed, 12.5, 5, 16, 16) for seed in (3, 12, 5)
     ]
     assert rows[1]["frames"] == expected(tiny_run.uri, 12, 12)
+    assert [pq.ParquetFile(io.BytesIO(store.read(path))).num_row_groups for path in store.list("videos/")] == [2, 1], "one per video"
     with av.open(io.BytesIO(rows[1]["frames"]), "r") as container:
         assert [frame.width for frame in container.decode(video=0)] == [16] * 5
+
+
+@pytest.mark.parametrize(("kind", "most"), [("mp4", 24 << 20), ("parquet", 80 << 20)])
+def test_memory_does_not_hold_what_is_stored(
+    kind: Format, most: int, tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Python's own count, for movies of 48 MB each: of an MP4 file a piece, of a Parquet file one movie; and when they are checked."""
+
+    def large(path: str, frames: object, fps: float) -> None:
+        with open(path, "wb") as file:
+            file.truncate(48 << 20)
+
+    monkeypatch.setattr("mvgan.media.write_movie", large)
+    out, batch, groups = str(tmp_path), batch_of(tiny_run.uri, kind), groups_of([3, 12], None)
+    module._generator(tiny_run.uri, batch.generator_sha256, CPU)
+    tracemalloc.start()
+    try:
+        manifest = make(tiny_run.uri, out, batch, groups)
+        assert begin(out, batch, groups) == manifest
+        (entries,) = [make_group(tiny_run.uri, out, batch, group, CPU) for group in groups]
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+    assert entries == manifest["objects"] and sum(entry["bytes"] for entry in entries) > 96e6
 
 
 @pytest.mark.parametrize("kind", ["mp4", "parquet"])
@@ -84,8 +110,8 @@ def test_only_what_is_missing_is_made(kind: Format, tiny_run: RunFolder, tmp_pat
     assert begin(out, batch, groups) == manifest
     lost = tmp_path / ("videos/000002.mp4" if kind == "mp4" else "videos/000001.parquet")
     whole, made = lost.read_bytes(), []
-    content = module._content
-    monkeypatch.setattr(module, "_content", lambda *given: made.append(given[2]) or content(*given))  # type: ignore[func-returns-value]
+    content = module._made
+    monkeypatch.setattr(module, "_made", lambda *given: made.append(given[4]) or content(*given))  # type: ignore[func-returns-value]
     for manifest_too in (False, True):
         lost.unlink()
         if manifest_too:

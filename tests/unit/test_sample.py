@@ -1,8 +1,10 @@
 """Videos from a finished run: what `Generator.sample` promises."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import load, save
 
 from mvgan.config import InputError
 from mvgan.motion.walk import INNER
-from mvgan.sample import CHUNK, Generator
+from mvgan.sample import CHUNK, Generator, Options
 from mvgan.storage.run import RunFolder
 from mvgan.train.pairs import to_uint8
 from mvgan.train.state import seed_of
@@ -121,9 +123,38 @@ def test_a_given_w_is_the_content(generator: Generator) -> None:
         next(generator.stream(3, 6, w=w.expand(2, -1)))
 
 
-def test_no_frame_is_an_error(generator: Generator) -> None:
-    with pytest.raises(ValueError, match="at least 1 frame"):
-        next(generator.stream(0, 0))
+def test_a_sample_takes_all_that_its_stream_takes(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the stream, each option changing the video; none is left out, by the signature of the one and the words of the other."""
+    chosen: Options = {"motion_seed": 9, "first": "former", "w": generator.content(8)[0], "interpolate": 3, "hold": True}
+    keywords = {name: p for name, p in inspect.signature(Generator.stream).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert keywords.keys() == chosen.keys() == Options.__annotations__.keys()
+    hints = get_type_hints(Generator.stream)
+    assert get_type_hints(Options) == {name: hints[name] for name in keywords}
+    both = generator.sample([4, 5], 40, 0.7, **chosen)
+    for video, seed in zip(both, [4, 5], strict=True):
+        assert (video == np.concatenate(list(generator.stream(seed, 40, 0.7, **chosen)))).all()
+    for name in ("motion_seed", "first", "w", "interpolate"):
+        assert (generator.sample([4], 40, 0.7, **chosen | {name: keywords[name].default}) != both[:1]).any(), name  # type: ignore[misc]
+    asked: list[object] = []
+    walk = Generator.walk
+    monkeypatch.setattr(Generator, "walk", lambda *given: asked.append(given[-1]) or walk(*given))  # type: ignore[func-returns-value]
+    generator.sample([4], 1, hold=True)
+    assert asked == [generator.hold]
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "options", "said"),
+    [
+        (0, {}, "num_frames is 0; a video has at least 1 frame"),
+        (2, {"interpolate": -1}, "interpolate is -1; give 0, or the frames for every two steps"),
+        (2, {"first": "last"}, "first is 'last'; give former or latter, or leave it away"),
+    ],
+)
+def test_what_no_video_can_be_is_an_error(generator: Generator, num_frames: int, options: Options, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        next(generator.stream(0, num_frames, **options))
+    with pytest.raises(ValueError, match=said):
+        generator.sample([0], num_frames, **options)
 
 
 @pytest.mark.parametrize("code", [(0, 1), (1, 0)])
@@ -159,7 +190,7 @@ def test_truncation_zero_leaves_one_content(generator: Generator) -> None:
 def test_an_unfinished_run_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(tiny_run.uri, tmp_path / "run")
     (tmp_path / "run/export/latent.safetensors").unlink()
-    with pytest.raises(InputError, match=r"latent\.safetensors"):
+    with pytest.raises(InputError, match=r"has no latent\.safetensors: the run has not finished"):
         Generator.load(str(tmp_path / "run"))
 
 
@@ -174,6 +205,14 @@ def refusal(export: Path) -> str:
     with pytest.raises(InputError) as error:
         Generator.load(str(export.parent))
     return str(error.value)
+
+
+def test_what_a_copied_export_lacks_is_told(copied: Path) -> None:
+    """It is no unfinished run: nothing of it could be run again. All that is missing is named at once."""
+    (copied / "codes.json").unlink()
+    assert refusal(copied) == f"{copied} lacks codes.json of the files that a run exports together; copy them beside the others"
+    (copied / "latent.safetensors").unlink()
+    assert "lacks latent.safetensors, codes.json of" in refusal(copied)
 
 
 def test_codes_of_another_generator_are_refused(copied: Path) -> None:
@@ -233,6 +272,22 @@ def test_interpolated_videos_do_not_alternate(generator: Generator) -> None:
 
     jumps, steps = roughness(0), roughness(4)
     assert jumps > 3.5 and steps < 1  # an alternation has 4, a straight line 0
+
+
+def test_drift_is_the_distance_of_each_frames_w(generator: Generator) -> None:
+    """Against Mahalanobis' formula by numpy, over the walk of eq. 10 at once; that of a held walk stays, by the quantile it is held to."""
+    w, _ = generator.content(3)
+    draws = torch.Generator().manual_seed(seed_of(3, "motion"))
+    e = torch.randn(CHUNK, generator.run.network.w_dim, generator=draws)[:19]
+    with torch.no_grad():
+        walked = generator.latent(w[None], e[None], generator.codes, generator.run.video.first)[0].double().numpy()
+    mean, factor = generator.distribution.mean.numpy(), generator.distribution.factor.numpy()
+    x = walked - mean
+    expected = np.sqrt(np.einsum("td,de,te->t", x, np.linalg.inv(factor @ factor.T), x) / len(mean))
+    found = generator.drift([8, 3], 20)
+    assert found.shape == (2, 20)
+    np.testing.assert_allclose(found[1], expected, rtol=1e-4)
+    assert float(generator.drift([8, 3], 100, hold=True).max()) <= generator.distribution.quantile(INNER) + 1e-5
 
 
 def test_a_held_walk_stays_on_the_distribution(generator: Generator) -> None:

@@ -238,7 +238,7 @@ def files(folder: Path) -> dict[str, bytes]:
         (["generate", "--run", "nowhere"], "nowhere"),
         (["report", "--run", "nowhere"], "nowhere holds no run"),
         (["report", "--run", ""], "--run is empty"),
-        (["explore", "--run", "nowhere"], "nowhere/export has no config.json: the run has not finished"),
+        (["explore", "--run", "nowhere"], "nowhere holds no run and no export/ of one; give the folder"),
         (["explore", "--run", "nowhere", "--seeds", "1,1"], "--seeds '1,1' names a seed twice"),
         (["codes", "--run", ""], "--run is empty"),
         (["ingest", "--videos", "EMPTY", "--out", "out", "--list", ""], "--list is empty"),

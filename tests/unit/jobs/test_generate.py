@@ -130,7 +130,7 @@ def test_frames_are_those_of_the_seeds_whatever_stands_beside_them(tiny_run: Run
             "1000 contents with 1001 motions each are more than 1000000 videos",
         ),
         ({"truncation": float("nan")}, "--truncation"),
-        ({"run": "/nowhere"}, "config.json"),
+        ({"run": "/nowhere"}, "/nowhere holds no run and no export/ of one; give the folder that a training command printed"),
     ],
 )
 def test_mistakes_are_told_and_write_nothing(tiny_run: RunFolder, tmp_path: Path, changes: dict[str, object], words: str) -> None:

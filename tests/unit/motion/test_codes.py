@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from mvgan.motion.codes import (
     require_effect,
     strengths,
 )
-from mvgan.motion.factorize import combine, factorize_latent
+from mvgan.motion.factorize import Sample, combine, factorize_latent
 from mvgan.motion.jacobian import pair_grams
 from mvgan.motion.rpca import LowRank, robust_pca
 
@@ -247,6 +249,24 @@ def test_combine_gives_tensors_and_json_of_both_methods() -> None:
     former = summary["mean"]["former"]
     assert len(former["spectrum"]) == W_DIM and former["rank"] == len(former["low_rank_spectrum"]) and former["converged"]
     assert len(summary["generalized"]["backward"]["edited"]["by_code"]) == 5 and summary["nullspace"]["forward"]["rank_edit"] >= 5
+
+
+def test_combine_does_not_hold_the_samples_together() -> None:
+    """By weak references to each of twelve: the first, the one at hand, and the one before it here and there; and the same codes."""
+    run, there, most = toy_run(), [], 0
+    grams = torch.stack([torch.stack([gram(W_DIM, 2 * seed), gram(W_DIM, 2 * seed + 1)]) for seed in range(12)])
+
+    def one_by_one() -> Iterator[Sample]:
+        nonlocal most
+        for each in grams:
+            sample = factorize_latent(each, run.codes)
+            there.append(weakref.ref(sample))
+            most = max(most, sum(reference() is not None for reference in there))
+            yield sample
+
+    tensors, summary = combine(one_by_one(), UNIT, run)
+    assert len(there) == len(summary["samples"]) == 12 and most <= 3
+    assert np.allclose(tensors["mean_grams"], grams.mean(0), rtol=1e-12)
 
 
 def test_combine_by_the_first_sample_alone() -> None:

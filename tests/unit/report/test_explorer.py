@@ -241,7 +241,7 @@ def test_pages_without_a_script_run_none() -> None:
         ({"steps": 1}, "--steps is 1"),
         ({"codes": 9}, "--codes is 9; this run has 1 to 2 codes each way"),
         ({"seeds": "0-4000"}, "do not fit into a page of 15 MB"),
-        ({"run": "/nowhere"}, "/nowhere/export has no config.json: the run has not finished"),
+        ({"run": "/nowhere"}, "/nowhere holds no run and no export/ of one"),
     ],
 )
 def test_mistakes_are_told_before_work(

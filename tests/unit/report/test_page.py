@@ -133,6 +133,7 @@ def test_it_tells_the_run(page: Reader, tiny_run: RunFolder) -> None:
     assert "Measured on 64 pairs; 1,024 are asked for" in words
     assert "2 codes where 10 are asked for, 2 Grams where 8 are asked for" in words and "32 fresh latents" in words
     assert "has not ended" not in words
+    assert "over 4 videos of 1,000 frames" in words and "frames beyond" in words  # drift
 
 
 def test_the_settings_of_ingest_are_those_of_the_shards(tiny_run: RunFolder, tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ class HookedStore(Store):
     def write(self, path: str, data: bytes) -> None:
         self._call("write", path, data)
 
+    def put(self, path: str, file: str) -> None:
+        self._call("put", path, file)
+
     def create(self, path: str, data: bytes) -> bool:
         result: bool = self._call("create", path, data)
         return result

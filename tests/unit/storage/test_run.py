@@ -33,6 +33,24 @@ def test_codes_that_were_only_claimed_leave_their_settings_free(paired: RunFolde
     assert read_run(paired.uri).run == FEWER
 
 
+def test_a_default_of_before_is_told_with_its_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run of an older version, begun again without the flag after a default changed: a line names both values.
+
+    Once stage 2 has found codes by the older one, the run is refused with the same words.
+    """
+    older = dataclasses.replace(smoke(), codes=dataclasses.replace(smoke().codes, epsilon=0.01))
+    folder = open_run(str(tmp_path / "run"), older, "data")
+    with caplog.at_level("INFO"):
+        open_run(folder.uri, smoke(), "data")
+    assert caplog.messages == [
+        f"run {folder.uri} goes on with other settings of stages that have not begun: codes.epsilon was 0.01, now 0.001"
+    ]
+    codes = folder.commits("codes")
+    codes.write(4, codes.claim({}), {}, {"complete": True})
+    with pytest.raises(InputError, match=r"has begun stage codes: codes\.epsilon was 0\.001, now 0\.01\. Give the old settings"):
+        open_run(folder.uri, older, "data")
+
+
 def test_a_driver_of_the_old_settings_commits_no_codes_any_more(paired: RunFolder) -> None:
     """One that was thought dead: its claim is superseded with the change of settings, before anyone looks for codes."""
     old = paired.commits("codes").claim({})

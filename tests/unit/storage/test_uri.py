@@ -3,6 +3,7 @@
 import os
 import pickle
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,29 @@ def test_a_large_object_comes_back_whole(store: Store) -> None:
     data = os.urandom(9 * 2**20)  # more than one part of an S3 upload
     store.write("large", data)
     assert store.read("large") == data
+
+
+def test_a_file_is_put_whole(store: Store, tmp_path: Path) -> None:
+    """In place of what is there; the file stays as it is."""
+    data = os.urandom(9 * 2**20)  # more than one part of an S3 upload
+    (tmp_path / "file").write_bytes(data)
+    store.write("a/b", b"old")
+    store.put("a/b", str(tmp_path / "file"))
+    assert store.read("a/b") == data == (tmp_path / "file").read_bytes()
+    assert list(store.list()) == ["a/b"]
+
+
+def test_a_file_is_put_without_its_bytes_in_memory(tmp_path: Path) -> None:
+    """Locally, by Python's own count, in which the server of other tests may be; S3's client sends parts of 8 MB."""
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(64 << 20)
+    tracemalloc.start()
+    try:
+        LocalStore(tmp_path / "root").put("a", str(tmp_path / "file"))
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "root/a").stat().st_size == 64 << 20
 
 
 def test_list_is_sorted_recursive_and_by_prefix(store: Store) -> None:
