@@ -5,6 +5,7 @@ Zhu, Ma, Chen, Yuan: MotionVideoGAN, IEEE TMM 2023. All at 256 px, on four RTX 3
 
 from dataclasses import dataclass
 
+from mvgan.config import Run
 from mvgan.presets import preset
 from mvgan.sweep import Case, Sweep, distinct_generators
 from mvgan.train.session import plan_of
@@ -51,11 +52,17 @@ class Table:
     """What the table is there to show."""
     quoted: tuple[tuple[str, str], ...] = ()
     """Rows of others, as the paper has them."""
+    last: str = "video"
+    """The stage that its rows end with: video, or pairs."""
+
+    def sweep(self, base: Run, data: str) -> Sweep:
+        """Its rows, with the settings `base`, on the shards at `data`."""
+        return Sweep(base, {}, data, self.cases, self.last)
 
     def gpu_hours(self, data: str) -> float:
         """Hours of one H200 for stage 1 of the whole table at the paper's scale, by the rate that was measured there."""
-        sweep = Sweep(preset(self.dataset.preset), {}, data, self.cases)
-        pairs = sum(plan_of(trial.run, "pairs", self.dataset.num_videos).end for trial in distinct_generators(sweep.trials()).values())
+        trials = self.sweep(preset(self.dataset.preset), data).trials()
+        pairs = sum(plan_of(trial.run, "pairs", self.dataset.num_videos).end for trial in distinct_generators(trials).values())
         return pairs / 1000 * S_PER_KIMG / 3600
 
 
@@ -64,7 +71,24 @@ def _others(figures: str) -> tuple[tuple[str, str], ...]:
     return tuple(zip(names, figures.split("; "), strict=True))
 
 
+def _of_frames(source: str, figure: str, dataset: Dataset, single: str, pairs: str) -> Table:
+    """Tables I and VI: the same rows, of which the latter gives the length of training too."""
+    return Table(
+        source, f"Frames of MotionStyleGAN beside StyleGAN2's, on {dataset.name}", dataset, figure,
+        (Case("StyleGAN2", {"network.frames": 1}), Case("MotionStyleGAN", {"network.frames": 2})),
+        {"StyleGAN2": single, "MotionStyleGAN": pairs},
+        "That frames of pairs are at least as good as frames generated alone. The paper's StyleGAN2 is that of MoCoGAN-HD.",
+        last="pairs",
+    )  # fmt: skip
+
+
 TABLES = {
+    "table1-ucf101": _of_frames("Table I", "FID", UCF101, "45.63", "37.70"),
+    "table1-faceforensics": _of_frames("Table I", "FID", FACEFORENSICS, "10.99", "9.65"),
+    "table1-skytimelapse": _of_frames("Table I", "FID", SKYTIMELAPSE, "10.80", "10.48"),
+    "table6-ucf101": _of_frames("Table VI", "FID; kimg", UCF101, "45.63; 6935", "37.70; 7680"),
+    "table6-faceforensics": _of_frames("Table VI", "FID; kimg", FACEFORENSICS, "10.99; 8765", "9.65; 4800"),
+    "table6-skytimelapse": _of_frames("Table VI", "FID; kimg", SKYTIMELAPSE, "10.80; 12633", "10.48; 8600"),
     "table2": Table(
         "Table II", "Video generation on UCF101", UCF101, "FVD; IS", (Case(OURS, {}),), {OURS: "1031.4; 25.88 ± 0.39"},
         "That videos of many classes keep their content.",
