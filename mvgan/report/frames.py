@@ -66,7 +66,7 @@ def build_frames_page(
     """Draw everything and write `<name>.html` into the sweep's folder; `failed` says why, by the keys of trials. Returns where it is."""
     sections = [
         paper_section(table, folder, {each.trial.values[CASE]: _figure(each) for each in outcomes}, tiny),
-        _generated(outcomes),
+        _generated(table, outcomes),
         _over_training(outcomes),
         _runs(folder, outcomes, failed, name),
         markup.Section("settings", "Settings", markup.config_tables(to_dict(folder.sweep.base))),
@@ -86,18 +86,21 @@ def _figure(each: FramesOutcome) -> str:
     return f"{figures}; {each.best['images'] / 1000:g} kimg"
 
 
-def _generated(outcomes: Sequence[FramesOutcome]) -> markup.Section:
+def _generated(table: Table, outcomes: Sequence[FramesOutcome]) -> markup.Section:
     cells = []
     for each in outcomes:
         last = pictures.sample_pictures(open_store(each.uri), "pairs", 2)[-1:]
         sides = "pairs, former and latter frame side by side" if each.trial.run.network.frames == 2 else "single frames"
         name = described(each.trial.values)
         cells += [
-            markup.image(pictures.light(picture.board), f"Generated {sides}, of {name}", f"{name}: {sides}, after {picture.images:,}.")
+            markup.image(
+                pictures.light(picture.board), f"Generated {sides}, of {name}", f"{name}: {sides}, after {picture.images / 1000:g} kimg."
+            )
             for picture in last
         ]
     body = markup.columns(cells) if cells else markup.notice("No generator has drawn anything yet.")
-    return markup.Section("generated", "Generated frames", body)
+    title = "Generated frames" + (f", as in {table.pictures}" if table.pictures else "")
+    return markup.Section("generated", title, body)
 
 
 def _over_training(outcomes: Sequence[FramesOutcome]) -> markup.Section:
@@ -110,7 +113,7 @@ def _over_training(outcomes: Sequence[FramesOutcome]) -> markup.Section:
         return markup.Section("training", "Over training", markup.notice("No generator has been measured yet."))
     drawn = charts.curves_chart("Fréchet distance of frames over stage 1", "pairs or frames seen", lines)
     caption = "Of pairs the mean of the distances of former and of latter frames, in seeded features (not FID)."
-    return markup.Section("training", "Over training", markup.chart(drawn, caption))
+    return markup.Section("training", "Over training", markup.columns([markup.chart(drawn, caption)]))
 
 
 def _runs(folder: SweepFolder, outcomes: Sequence[FramesOutcome], failed: Mapping[str, str], name: str) -> markup.Section:

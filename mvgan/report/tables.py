@@ -4,13 +4,19 @@ from collections.abc import Mapping, Sequence
 
 from mvgan.data.shards import ShardSet
 from mvgan.report import markup
-from mvgan.sweep import CASE, Outcome, SweepFolder
+from mvgan.report.pictures import light
+from mvgan.sample import Generator
+from mvgan.sweep import CASE, Outcome, SweepFolder, described
 from mvgan.tables import DATASETS, S_PER_KIMG, Table
+from mvgan.train.session import tiled
 
+
+SEEDS = range(4)
+"""Of the videos shown as rows of frames."""
 
 HERE = {
     "video": "Fréchet distance, seeded features",
-    "pairs": "lowest Fréchet distance of frames, seeded features, and after how many kimg",
+    "pairs": "lowest Fréchet distance of frames, seeded features; kimg",
 }
 """What is measured here, by the stage that a table ends with."""
 
@@ -62,6 +68,20 @@ def measured_videos(outcomes: Sequence[Outcome]) -> dict[str, str]:
         else each.status
         for each in outcomes
     }
+
+
+def pictures_section(table: Table, outcomes: Sequence[Outcome]) -> markup.Section:
+    """What the rows of a table that are done generate, as the paper's figures show it: all frames of a clip side by side, a row a video."""
+    rows = []
+    for each in outcomes:
+        if each.status == "done":
+            generator, name = Generator.load(each.uri), described(each.trial.values)
+            frames = generator.run.video.num_frames
+            videos = generator.sample(SEEDS, frames)
+            words = f"{len(SEEDS)} videos of {name}, a row each, {frames} frames from left to right"
+            rows.append(markup.image(light(tiled(videos.reshape(-1, *videos.shape[2:]), frames)), words, f"{words}."))
+    body = markup.paragraph(f"A video a row, as in {table.pictures} of the paper. The same seeds in all pictures, none chosen.")
+    return markup.Section("pictures", table.pictures, body + ("".join(rows) or markup.notice("No row has come to its end yet.")))
 
 
 def _cautions(last: str, tiny: bool) -> list[str]:

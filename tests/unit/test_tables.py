@@ -1,5 +1,6 @@
 """The paper's tables: every row is a run that can be, and figures are those of the paper."""
 
+import base64
 import dataclasses
 import html
 import re
@@ -15,10 +16,12 @@ from jobs._cli import main
 from mvgan.config import Run
 from mvgan.data.shards import ShardSet
 from mvgan.presets import preset
-from mvgan.report.tables import dataset_section, measured_videos, paper_section
+from mvgan.report.tables import dataset_section, measured_videos, paper_section, pictures_section
+from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
 from mvgan.sweep import distinct_generators, open_sweep, outcome, with_values
 from mvgan.tables import TABLES
+from tests.unit.report.test_explorer import decoded
 
 
 GENERATORS = {"table5": 4, "mixed-k": 2} | {name: 2 for name in TABLES if name.startswith(("table1", "table6"))}
@@ -160,3 +163,25 @@ def test_tables_1_and_6_are_the_same_rows() -> None:
         "45.63 6935 10.99 8765 10.80 12633",
         "37.70 7680 9.65 4800 10.48 8600",
     ]
+
+
+def test_pictures_are_rows_of_frames_of_what_is_done(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Decoded again, against the videos of the same seeds, put together here; of each table the figures that the paper has of it."""
+    assert {name: table.pictures for name, table in TABLES.items() if table.pictures} == {
+        "table1-faceforensics": "Figure 5", "table1-skytimelapse": "Figure 6", "table2": "Figures 8 and 17",
+        "table3-faceforensics": "Figures 9 and 18", "table3-skytimelapse": "Figures 10 and 19", "random-codes": "Figure 12",
+        "mixed-k": "Figure 13",
+    }  # fmt: skip
+    table = TABLES["mixed-k"]
+    folder = open_sweep(str(tmp_path / "s"), table.sweep(tiny_run.run, tiny_run.data))
+    trials = folder.sweep.trials()
+    assert "No row has come to its end yet." in pictures_section(table, [outcome(folder, trial) for trial in trials]).body
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trials[1]))
+    section = pictures_section(table, [outcome(folder, trial) for trial in trials])
+    (source,), (alt,) = (re.findall(f'<img [^>]*{name}="([^"]*)"', section.body) for name in ("src", "alt"))
+    assert section.title == "Figure 13" and alt == "4 videos of case k = 2, 3, 4, a row each, 4 frames from left to right"
+    picture = decoded(base64.b64decode(source.partition(",")[2]))
+    videos = Generator.load(tiny_run.uri).sample(range(4), 4)
+    expected = videos.transpose(2, 0, 3, 1, 4).repeat(4, 2).repeat(4, 4).reshape(3, 4 * 64, 4 * 64)
+    assert picture.shape == expected.shape
+    assert np.abs(picture.astype(float) - expected).mean() < 8  # JPEG
