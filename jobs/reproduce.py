@@ -17,12 +17,12 @@ from mvgan.report import markup
 from mvgan.report.tables import dataset_section
 from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
-from mvgan.sweep import Sweep
 from mvgan.tables import TABLES, UCF101
 
 
 Name = Literal[
-    "table2", "table3-faceforensics", "table3-skytimelapse", "table4", "table5", "table7", "random-codes", "mixed-k", "convergence"
+    "table1-ucf101", "table1-faceforensics", "table1-skytimelapse", "table2", "table3-faceforensics", "table3-skytimelapse", "table4",
+    "table5", "table6-ucf101", "table6-faceforensics", "table6-skytimelapse", "table7", "random-codes", "mixed-k", "convergence",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def run(flags: Flags) -> None:
         _statistics(flags)
         return
     table, uri = TABLES[flags.table], flags.uri()
-    grid = Sweep(verb.measured(flags.settings), {}, open_store(flags.source.shards_at(uri)).uri, table.cases)
+    grid = table.sweep(verb.measured(flags.settings), open_store(flags.source.shards_at(uri)).uri)
     verb.carry_out(flags, grid, uri, verb.Page(flags.table, table, flags.scale == "tiny"))
 
 

@@ -14,8 +14,9 @@ from mvgan.config import Ended, InputError, Run
 from mvgan.data.ingest import Plan
 from mvgan.distributed.resources import check_room, session
 from mvgan.distributed.sweep import Failures, run_sweep
+from mvgan.report.frames import build_frames_page, frames_outcome, write_frames
 from mvgan.report.sweep import build_sweep_page
-from mvgan.report.tables import paper_section
+from mvgan.report.tables import measured_videos, paper_section, pictures_section
 from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
 from mvgan.sweep import EVALUATIONS, Sweep, SweepFolder, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
@@ -86,6 +87,8 @@ def _check(flags: Flags, sweep: Sweep, uri: str) -> Plan | None:
         raise InputError(f"--at-once is {flags.at_once}; give 1 or more runs, or 0 for as many as there is room for")
     if flags.halving < 0 or flags.halving == 1:
         raise InputError(f"--halving is {flags.halving}; give 2 or more, one in so many goes on, or 0 for no early stopping")
+    if flags.halving and sweep.last == "pairs":
+        raise InputError(f"--halving {flags.halving} stops trials of stage 3 early, and here stage 1 alone is trained; leave it away")
     flags.source.refuse(flags.preset, uri, flags.dry_run)
     check_sweep(uri, sweep)
     for trial in sweep.trials():
@@ -103,20 +106,30 @@ def _print_plan(sweep: Sweep, page: str, plan: Plan | None) -> None:
         print_ingest(plan)
     for trial in distinct_generators(trials).values():
         print(f"pair generator of {described(trial.generator_values)}: {plan_of(trial.run, 'pairs', 0).end:,} pairs")
-    for trial in trials:
-        print(f"trial of {described(trial.values)}: {trial.run.num_codes} codes each way, then stage 3")
-    print(f"sweep: {len(distinct_generators(trials))} pair generators and {len(trials)} trials, to {page}")
+    told = f"{len(distinct_generators(trials))} pair generators"
+    if sweep.last == "video":
+        for trial in trials:
+            print(f"trial of {described(trial.values)}: {trial.run.num_codes} codes each way, then stage 3")
+        told += f" and {len(trials)} trials"
+    print(f"sweep: {told}, to {page}")
 
 
 def _conclude(folder: SweepFolder, failed: Failures, page: Page) -> None:
     """Write figures and page, and end with status 1 where a trial has failed."""
-    outcomes = [outcome(folder, trial) for trial in folder.sweep.trials()]
-    for path in write_results(folder, outcomes, page.name):
-        print(path)
-    first = [paper_section(page.table, folder, outcomes, page.tiny)] if page.table else []
-    print(build_sweep_page(folder, outcomes, failed, page.name, first))
+    trials = folder.sweep.trials()
+    if page.table and page.table.last == "pairs":
+        found = [frames_outcome(folder, trial) for trial in trials]
+        results = write_frames(folder, found, page.name)
+        built = build_frames_page(folder, page.table, found, failed, page.name, page.tiny)
+    else:
+        outcomes = [outcome(folder, trial) for trial in trials]
+        results = write_results(folder, outcomes, page.name)
+        first = [paper_section(page.table, folder, measured_videos(outcomes), page.tiny)] if page.table else []
+        first += [pictures_section(page.table, outcomes)] if page.table and page.table.pictures else []
+        built = build_sweep_page(folder, outcomes, failed, page.name, first)
+    print(*results, built, sep="\n")
     if failed:
-        raise Ended(f"{len(failed)} of {len(outcomes)} trials have failed; the same command tries them again and repeats no other")
+        raise Ended(f"{len(failed)} of {len(trials)} trials have failed; the same command tries them again and repeats no other")
 
 
 def cli() -> None:

@@ -86,6 +86,8 @@ class Sweep:
     axes: Axes
     data: str
     cases: tuple[Case, ...] = ()
+    last: str = "video"
+    """The stage that ends it: video, or pairs where pair generators alone are trained and compared."""
 
     @property
     def columns(self) -> dict[str, tuple[Any, ...]]:
@@ -114,7 +116,10 @@ class Sweep:
         values, given = ({CASE: case.name} | axes, case.settings | axes) if case else (axes, axes)
         try:
             run = validate(with_values(self.base, given))
-            check_pairs(run)
+            if self.last == "video":
+                check_pairs(run)
+            elif not run.pairs.evaluations:
+                raise InputError("pair generators are compared by measures of stage 1; set pairs.evaluations to at least 1")
         except InputError as error:
             raise InputError(f"{described(values)}: {error}") from None
         settings = _flat(to_dict(run))
@@ -182,11 +187,15 @@ class SweepFolder:
 
     def open_generator(self, trial: Trial) -> RunFolder:
         """The run that trains the pair generator of a trial, with all its settings, as those of the base may not go with them."""
-        return open_run(f"{self.store.uri}/pairs/{trial.pairs_key}", trial.run, self.sweep.data)
+        return open_run(self.generator_uri(trial), trial.run, self.sweep.data)
 
     def open_trial(self, trial: Trial) -> RunFolder:
         """The run of a trial, created where it is not there."""
-        return open_run(self.trial_uri(trial), trial.run, self.sweep.data, f"{self.store.uri}/pairs/{trial.pairs_key}")
+        return open_run(self.trial_uri(trial), trial.run, self.sweep.data, self.generator_uri(trial))
+
+    def generator_uri(self, trial: Trial) -> str:
+        """Where the run of the pair generator of a trial is."""
+        return f"{self.store.uri}/pairs/{trial.pairs_key}"
 
     def trial_uri(self, trial: Trial) -> str:
         """Where the run of a trial is."""
@@ -312,11 +321,16 @@ def write_results(folder: SweepFolder, outcomes: Sequence[Outcome], name: str) -
         | {"run": each.uri}
         for each in outcomes
     ]
+    return write_rows(folder.store, rows, name)
+
+
+def write_rows(store: Store, rows: list[dict[str, Any]], name: str) -> list[str]:
+    """Write `<name>.parquet` and `<name>.csv` with `rows`; returns where they are."""
     table = pa.Table.from_pylist(rows)
     parquet, text = io.BytesIO(), io.BytesIO()
     pq.write_table(table, parquet, write_page_checksum=True)
     pyarrow.csv.write_csv(table, text)
     files = {f"{name}.parquet": parquet, f"{name}.csv": text}
     for path, file in files.items():
-        folder.store.write(path, file.getvalue())
-    return [f"{folder.store.uri}/{path}" for path in files]
+        store.write(path, file.getvalue())
+    return [f"{store.uri}/{path}" for path in files]

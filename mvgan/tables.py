@@ -5,6 +5,7 @@ Zhu, Ma, Chen, Yuan: MotionVideoGAN, IEEE TMM 2023. All at 256 px, on four RTX 3
 
 from dataclasses import dataclass
 
+from mvgan.config import Run
 from mvgan.presets import preset
 from mvgan.sweep import Case, Sweep, distinct_generators
 from mvgan.train.session import plan_of
@@ -51,11 +52,19 @@ class Table:
     """What the table is there to show."""
     quoted: tuple[tuple[str, str], ...] = ()
     """Rows of others, as the paper has them."""
+    last: str = "video"
+    """The stage that its rows end with: video, or pairs."""
+    pictures: str = ""
+    """The paper's figures that are grids of what its rows generate."""
+
+    def sweep(self, base: Run, data: str) -> Sweep:
+        """Its rows, with the settings `base`, on the shards at `data`."""
+        return Sweep(base, {}, data, self.cases, self.last)
 
     def gpu_hours(self, data: str) -> float:
         """Hours of one H200 for stage 1 of the whole table at the paper's scale, by the rate that was measured there."""
-        sweep = Sweep(preset(self.dataset.preset), {}, data, self.cases)
-        pairs = sum(plan_of(trial.run, "pairs", self.dataset.num_videos).end for trial in distinct_generators(sweep.trials()).values())
+        trials = self.sweep(preset(self.dataset.preset), data).trials()
+        pairs = sum(plan_of(trial.run, "pairs", self.dataset.num_videos).end for trial in distinct_generators(trials).values())
         return pairs / 1000 * S_PER_KIMG / 3600
 
 
@@ -64,19 +73,39 @@ def _others(figures: str) -> tuple[tuple[str, str], ...]:
     return tuple(zip(names, figures.split("; "), strict=True))
 
 
+def _of_frames(source: str, figure: str, dataset: Dataset, single: str, pairs: str, pictures: str = "") -> Table:
+    """Tables I and VI: the same rows, of which the latter gives the length of training too."""
+    return Table(
+        source, f"Frames of MotionStyleGAN beside StyleGAN2's, on {dataset.name}", dataset, figure,
+        (Case("StyleGAN2", {"network.frames": 1}), Case("MotionStyleGAN", {"network.frames": 2})),
+        {"StyleGAN2": single, "MotionStyleGAN": pairs},
+        "That frames of pairs are at least as good as frames generated alone. The paper's StyleGAN2 is that of MoCoGAN-HD.",
+        last="pairs", pictures=pictures,
+    )  # fmt: skip
+
+
 TABLES = {
+    "table1-ucf101": _of_frames("Table I", "FID", UCF101, "45.63", "37.70"),
+    "table1-faceforensics": _of_frames("Table I", "FID", FACEFORENSICS, "10.99", "9.65", "Figure 5"),
+    "table1-skytimelapse": _of_frames("Table I", "FID", SKYTIMELAPSE, "10.80", "10.48", "Figure 6"),
+    "table6-ucf101": _of_frames("Table VI", "FID; kimg", UCF101, "45.63; 6935", "37.70; 7680"),
+    "table6-faceforensics": _of_frames("Table VI", "FID; kimg", FACEFORENSICS, "10.99; 8765", "9.65; 4800"),
+    "table6-skytimelapse": _of_frames("Table VI", "FID; kimg", SKYTIMELAPSE, "10.80; 12633", "10.48; 8600"),
     "table2": Table(
         "Table II", "Video generation on UCF101", UCF101, "FVD; IS", (Case(OURS, {}),), {OURS: "1031.4; 25.88 ± 0.39"},
         "That videos of many classes keep their content.",
         _others("2886.9, 10.09 ± 0.30; 2880.6, 12.61 ± 0.33; 1630.2, 23.16 ± 1.13; 1431.0, 23.94 ± 0.73; 1729.6, 23.39 ± 1.48"),
+        pictures="Figures 8 and 17",
     ),
     "table3-faceforensics": Table(
         "Table III", "Video generation on FaceForensics", FACEFORENSICS, "FVD", (Case(OURS, {}),), {OURS: "108.8"},
         "How far videos of faces are from real ones.", _others("124.7; 185.9; 62.5; 47.4; 111.8"),
+        pictures="Figures 9 and 18",
     ),
     "table3-skytimelapse": Table(
         "Table III", "Video generation on SkyTimelapse", SKYTIMELAPSE, "FVD", (Case(OURS, {}),), {OURS: "157.9"},
         "How far videos of skies are from real ones.", _others("206.6; 222.7; 83.1; 79.5; 164.1"),
+        pictures="Figures 10 and 19",
     ),
     "table4": Table(
         "Table IV", "Ablation of the discriminators", FACEFORENSICS, "FVD",
@@ -99,13 +128,13 @@ TABLES = {
         "Sec. IV-D", "Random directions in place of motion codes", UCF101, "FVD",
         (Case("motion codes", {"codes.method": "generalized"}), Case("random codes", {"codes.method": "random"})),
         {"motion codes": "1031.4", "random codes": "1578.3"},
-        "That content is kept by the codes.",
+        "That content is kept by the codes.", pictures="Figure 12",
     ),
     "mixed-k": Table(
         "Sec. V", "Pairs of several intervals", FACEFORENSICS, "FVD",
         (Case("k = 4", {"interval": [4]}), Case("k = 2, 3, 4", {"interval": [2, 3, 4]})),
         {"k = 4": "108.8", "k = 2, 3, 4": "97.4"},
-        "That pairs of shorter intervals beside those of k = 4 make motion more continuous.",
+        "That pairs of shorter intervals beside those of k = 4 make motion more continuous.", pictures="Figure 13",
     ),
     "convergence": Table(
         "Sec. IV-C, Fast Convergence", "Training of stage 3", FACEFORENSICS, "FVD", (Case(OURS, {"video.evaluations": 10}),),

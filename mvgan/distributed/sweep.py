@@ -119,6 +119,8 @@ def run_sweep(folder: SweepFolder, resources: Resources, at_once: int, halving: 
     generators = Phase("pair generator", "pairs", folder, distinct_generators(trials), resources)
     failed = _tuned(generators, [key for key in generators.trials if not generators.finished(key)], at_once, None)
     lost = {trial.key: f"its pair generator failed: {failed[trial.pairs_key]}" for trial in trials if trial.pairs_key in failed}
+    if folder.sweep.last == "pairs":
+        return lost
     lost |= _grams([trial for trial in trials if trial.key not in lost], folder, resources)
     phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources, halving)
     # With early stopping those that have ended take part, and first: by their measures others are judged.

@@ -43,10 +43,18 @@ def signed_distance(a: Moments, b: Moments) -> float:
 
 
 def frechet_error(a: Tensor, b: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Standard deviation of the Frechet distance when both sets of features [n, d] are drawn anew with replacement."""
-    sets = [x.detach().cpu() for x in (a, b)]
-    draws = [[Factored.of(x, drawn(len(x), seed, number, side)) for side, x in enumerate(sets)] for number in range(resamples)]
-    return float(np.std([resampled_distance(*both) for both in draws], ddof=1))
+    """Standard deviation of the Frechet distance when both sets of features [n, d] are drawn anew with replacement.
+
+    Of features [n, k, d], k of each sample, that of the mean of the k distances.
+    """
+    sets = [x.detach().cpu().reshape(len(x), -1, x.shape[-1]) for x in (a, b)]
+    distances = []
+    for number in range(resamples):
+        counts = [drawn(len(x), seed, number, side) for side, x in enumerate(sets)]
+        kinds = zip(*(x.unbind(1) for x in sets), strict=True)
+        factors = [[Factored.of(x, some) for x, some in zip(kind, counts, strict=True)] for kind in kinds]
+        distances.append(np.mean([resampled_distance(*both) for both in factors]))
+    return float(np.std(distances, ddof=1))
 
 
 def drawn(n: int, seed: int, number: int, side: int) -> Tensor:

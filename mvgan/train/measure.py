@@ -22,7 +22,7 @@ from mvgan.train.state import Draws
 
 
 Features = Callable[[Tensor], Tensor]
-"""Maps samples uint8 [n, t, 3, h, w] to features [n, d]."""
+"""Maps samples uint8 [n, t, 3, h, w] to features, [n, d], or [n, k, d] of k kinds."""
 
 CHUNK = 64
 """Pairs generated at once; what a pair is depends on its chunk."""
@@ -58,14 +58,32 @@ def distance(real: Tensor, generated: Tensor) -> dict[str, float]:
     }
 
 
+def pair_distance(real: Tensor, generated: Tensor) -> dict[str, float]:
+    """`distance` of whole pairs, and `frechet_frames`: the mean of those of former and of latter frames, as the paper has its FID.
+
+    Features [n, 3, d]: of the pair, of its former and of its latter frame by itself. Those of single frames are [n, 1, d].
+    """
+    theirs, ours = (features[:, 1:] if features.shape[1] > 1 else features for features in (real, generated))
+    sides = zip(theirs.unbind(1), ours.unbind(1), strict=True)
+    return {
+        **distance(real[:, 0], generated[:, 0]),
+        "frechet_frames": float(np.mean([frechet_distance(Moments.of(one), Moments.of(other)) for one, other in sides])),
+        "frechet_frames_error": frechet_error(theirs, ours),
+    }
+
+
 def pair_measure(shards: ShardSet, run: Run, generator: Generator, device: torch.device) -> Callable[[], dict[str, float]]:
-    """Takes the distance of `generator`, as it is then, to `run.pairs.eval_pairs` real pairs, in seeded features (not FID)."""
-    features, count = PairFeatures(device=device), run.pairs.eval_pairs
+    """Takes `pair_distance` of `generator`, as it is then, to `run.pairs.eval_pairs` real pairs, in seeded features (not FID)."""
+    network, count = PairFeatures(device=device), run.pairs.eval_pairs
+
+    def features(pairs: Tensor) -> Tensor:
+        frames = pairs.split(1, dim=1) if pairs.shape[1] > 1 else ()
+        return torch.stack([network(some) for some in (pairs, *frames)], 1)
 
     def generated(numbers: range) -> np.ndarray:
         return generated_pairs(generator, run, run.seed, numbers, device)
 
-    return _measure(features, shards, drawn_items(shards, run, "pairs", count), generated, TOGETHER["pairs"])
+    return _measure(features, shards, drawn_items(shards, run, "pairs", count), generated, TOGETHER["pairs"], pair_distance)
 
 
 def clip_measure(shards: ShardSet, run: Run, generator: VideoGenerator, device: torch.device) -> Callable[[], dict[str, float]]:
@@ -75,11 +93,16 @@ def clip_measure(shards: ShardSet, run: Run, generator: VideoGenerator, device: 
     def generated(numbers: range) -> np.ndarray:
         return generator.sample(numbers, run.video.num_frames)
 
-    return _measure(features, shards, drawn_items(shards, run, "video", count), generated, TOGETHER["video"])
+    return _measure(features, shards, drawn_items(shards, run, "video", count), generated, TOGETHER["video"], distance)
 
 
 def _measure(
-    features: Features, shards: ShardSet, items: Sequence[Item], generated: Callable[[range], np.ndarray], together: int
+    features: Features,
+    shards: ShardSet,
+    items: Sequence[Item],
+    generated: Callable[[range], np.ndarray],
+    together: int,
+    compared: Callable[[Tensor, Tensor], dict[str, float]],
 ) -> Callable[[], dict[str, float]]:
     parts = [range(start, min(start + together, len(items))) for start in range(0, len(items), together)]
 
@@ -88,4 +111,4 @@ def _measure(
             return torch.cat([features(torch.from_numpy(samples(part))) for part in parts])
 
     real = joined(lambda part: decode_window(shards, [items[i] for i in part]))
-    return lambda: distance(real, joined(generated))
+    return lambda: compared(real, joined(generated))

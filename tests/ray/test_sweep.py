@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mvgan.distributed.sweep import run_sweep
 from mvgan.storage.run import RunFolder
 from mvgan.sweep import Sweep, SweepFolder, Trial, open_sweep, outcome
 from mvgan.train.hooks import read_metrics
-from tests.short_run import ROOT, command, environment
+from tests.short_run import ROOT, SHORT, command, environment
 from tests.unit.conftest import tiny_run
 
 
@@ -63,6 +64,27 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path)
         (k, n, "done") for k in ("2", "3") for n in ("2", "4")
     ]  # fmt: skip
     assert all(float(row["frechet"]) > 0 for row in rows)
+
+
+def test_a_table_of_pair_generators_ends_with_stage_1(clips: Path, tmp_path: Path) -> None:
+    """No trial of videos is begun, and the other table of the same rows trains nothing."""
+    names = ("table1-ucf101", "table6-ucf101")
+    flags = ("--scale", "tiny", *SHORT[2:], "--videos", str(clips), "--storage", str(tmp_path), "--name", "s")
+    first, again = (
+        subprocess.run(
+            [sys.executable, "-m", "jobs.reproduce", name, *flags], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+        )
+        for name in names
+    )
+    assert (first.returncode, again.returncode) == (0, 0), first.stdout + first.stderr + again.stdout + again.stderr
+    assert "sweep: 2 of 2 pair generators to train" in first.stdout and " to train" not in again.stdout
+    folder = tmp_path / "s"
+    assert len(list((folder / "pairs").iterdir())) == 2 and not (folder / "trials").exists()
+    for name in names:
+        with open(folder / f"{name}.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["case"], row["status"]) for row in rows] == [("StyleGAN2", "done"), ("MotionStyleGAN", "done")]
+        assert all(float(row["frechet_frames"]) > 0 for row in rows) and "published and measured" in (folder / f"{name}.html").read_text()
 
 
 @pytest.mark.usefixtures("ray_session")

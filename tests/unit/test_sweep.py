@@ -13,7 +13,7 @@ import pytest
 from mvgan.config import InputError
 from mvgan.storage.gc import collect_run
 from mvgan.storage.run import RECORD, RunFolder, open_run, read_run
-from mvgan.sweep import Case, Sweep, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
+from mvgan.sweep import Case, Sweep, check_sweep, described, distinct_generators, open_sweep, outcome, with_values, write_results
 from mvgan.train.codes import factorize
 from mvgan.train.export import export_weights
 from mvgan.train.kept import FOLDER, forget
@@ -74,6 +74,20 @@ def test_every_generator_can_be_read_again(tmp_path: Path) -> None:
     folder = open_sweep(str(tmp_path / "s"), Sweep(base, {"network.w_dim": (4, 32), "num_codes": (1, 2)}, "/data"))
     for trial in distinct_generators(folder.sweep.trials()).values():
         assert read_run(folder.open_generator(trial).uri).run.network.w_dim == trial.run.network.w_dim
+
+
+def test_single_frames_are_compared_where_stage_1_ends_it() -> None:
+    cases = (Case("StyleGAN2", {"network.frames": 1}), Case("MotionStyleGAN", {"network.frames": 2}))
+    generators = dataclasses.replace(sweep(cases=cases), last="pairs")
+    assert [t.run.network.frames for t in distinct_generators(generators.trials()).values()] == [1, 2]
+    (videos,) = sweep(cases=cases[1:]).trials()
+    assert generators.trials()[1].pairs_key == videos.pairs_key  # what videos are made of is not trained again
+    with pytest.raises(InputError, match=r"case StyleGAN2: network\.frames is 1: motion codes"):
+        sweep(cases=cases).trials()
+    unmeasured = with_values(tiny_config(), {"pairs.evaluations": 0})
+    with pytest.raises(InputError, match=r"set pairs\.evaluations to at least 1"):
+        dataclasses.replace(generators, base=unmeasured).trials()
+    assert dataclasses.replace(sweep(), base=unmeasured).trials()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The paper's tables: every row is a run that can be, and figures are those of the paper."""
 
+import base64
 import dataclasses
 import html
 import re
@@ -15,13 +16,15 @@ from jobs._cli import main
 from mvgan.config import Run
 from mvgan.data.shards import ShardSet
 from mvgan.presets import preset
-from mvgan.report.tables import dataset_section, paper_section
+from mvgan.report.tables import dataset_section, measured_videos, paper_section, pictures_section
+from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
-from mvgan.sweep import Sweep, distinct_generators, open_sweep, outcome, with_values
+from mvgan.sweep import distinct_generators, open_sweep, outcome, with_values
 from mvgan.tables import TABLES
+from tests.unit.report.test_explorer import decoded
 
 
-GENERATORS = {"table5": 4, "mixed-k": 2}
+GENERATORS = {"table5": 4, "mixed-k": 2} | {name: 2 for name in TABLES if name.startswith(("table1", "table6"))}
 """Pair generators of those tables that need more than one."""
 
 
@@ -29,14 +32,14 @@ GENERATORS = {"table5": 4, "mixed-k": 2}
 @pytest.mark.parametrize("tiny", [False, True])
 def test_every_row_is_a_trial(name: str, tiny: bool) -> None:
     table = TABLES[name]
-    trials = Sweep(preset("tiny" if tiny else table.dataset.preset), {}, "/data", table.cases).trials()
+    trials = table.sweep(preset("tiny" if tiny else table.dataset.preset), "/data").trials()
     assert [trial.values["case"] for trial in trials] == [case.name for case in table.cases] == list(table.published)
     assert len(distinct_generators(trials)) == GENERATORS.get(name, 1)
 
 
 def test_rows_are_what_the_paper_varies() -> None:
     def rows(name: str) -> dict[str, Run]:
-        return {trial.values["case"]: trial.run for trial in Sweep(preset("tiny"), {}, "/data", TABLES[name].cases).trials()}
+        return {trial.values["case"]: trial.run for trial in TABLES[name].sweep(preset("tiny"), "/data").trials()}
 
     assert [run.interval for run in rows("table5").values()] == [(2,), (3,), (4,), (5,)]
     assert rows("mixed-k")["k = 2, 3, 4"].interval == (2, 3, 4)
@@ -51,6 +54,7 @@ def test_hours_are_those_of_the_rate_that_was_measured() -> None:
     """Four generators of 25,000 kimg at 8.8 s: by hand 244 hours."""
     assert TABLES["table5"].gpu_hours("/data") == pytest.approx(4 * 25000 * 8.8 / 3600)
     assert TABLES["table4"].gpu_hours("/data") == pytest.approx(25000 * 8.8 / 3600)
+    assert TABLES["table1-ucf101"].gpu_hours("/data") == pytest.approx(2 * 25000 * 8.8 / 3600)
 
 
 def test_table_7_has_these_videos_beside_the_papers(tiny_run: RunFolder) -> None:
@@ -69,11 +73,11 @@ def test_table_7_has_these_videos_beside_the_papers(tiny_run: RunFolder) -> None
 
 def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_path: Path) -> None:
     table = TABLES["table5"]
-    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {}, tiny_run.data, table.cases))
+    folder = open_sweep(str(tmp_path / "s"), table.sweep(tiny_run.run, tiny_run.data))
     trials = folder.sweep.trials()
     shutil.copytree(tiny_run.uri, folder.trial_uri(trials[1]))
     outcomes = [outcome(folder, trial) for trial in trials]
-    body = paper_section(table, folder, outcomes, tiny=True).body
+    body = paper_section(table, folder, measured_videos(outcomes), tiny=True).body
     rows = [[html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in re.findall(r"<tr>(<td>.*?)</tr>", body)]
     measured = f"{outcomes[1].frechet:.4g} ± {outcomes[1].frechet_error:.2g}"
     assert rows[:4] == [
@@ -81,16 +85,16 @@ def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_p
     ]  # fmt: skip
     # What is measured midway is no result of a row.
     midway = [dataclasses.replace(each, status="stopped") for each in outcomes]
-    assert measured not in paper_section(table, folder, midway, tiny=True).body
+    assert measured not in paper_section(table, folder, measured_videos(midway), tiny=True).body
     assert "different quantities" in body and "does not show which row is better" in body and "244 hours of one H200" in body
-    quoted = paper_section(TABLES["table3-faceforensics"], folder, [], tiny=False).body
+    quoted = paper_section(TABLES["table3-faceforensics"], folder, {}, tiny=False).body
     assert "StyleGAN-V (CVPR 2022), quoted" in quoted and "does not show which row is better" not in quoted
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("", "name a table of the paper first: table2, table3-faceforensics"),
+        ("", "name a table of the paper first: table1-ucf101, table1-faceforensics"),
         ("table9", "name a table of the paper"),
         ("table5 --preset demo", "--preset follows from the table and --scale"),
         ("table5", "preset faceforensics needs videos"),
@@ -100,6 +104,8 @@ def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_p
         ("--name table2 table4", "name a table of the paper first"),
         ("table5 --scale tiny --videos /nowhere", "/nowhere"),
         ("table5 --scale tiny --halving 1", "--halving is 1"),
+        ("table1-ucf101 --scale tiny --halving 2", "--halving 2 stops trials of stage 3 early"),
+        ("table6-ucf101 --scale tiny --pairs.evaluations 0", "set pairs.evaluations to at least 1"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -118,6 +124,13 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
     said = capsys.readouterr().out
     assert "sweep: 1 pair generators and 4 trials, to " in said and said.endswith("/sweep-tiny/table4.html\n")
+    monkeypatch.setattr(sys, "argv", ["reproduce", "table1-ucf101", "--scale=tiny", "--storage", str(tmp_path), "--dry-run"])
+    main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+    assert capsys.readouterr().out.splitlines() == [
+        "pair generator of network.frames 1: 10,000 pairs",
+        "pair generator of network.frames 2: 10,000 pairs",
+        f"sweep: 2 pair generators, to {tmp_path}/sweep-tiny/table1-ucf101.html",
+    ]
     monkeypatch.setattr(sys, "argv", ["reproduce", "table7", "--storage", str(tmp_path), "--dry-run"])
     main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
     assert capsys.readouterr().out.endswith("/sweep-ucf101/table7.html\n") and not list(tmp_path.iterdir())
@@ -126,10 +139,49 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 def test_all_tables_of_one_preset_share_a_folder(tmp_path: Path) -> None:
     """None is refused where another one is, so that they share generators and trials."""
     for table in TABLES.values():
-        open_sweep(str(tmp_path / "s"), Sweep(preset("tiny"), {}, "/data", table.cases))
+        open_sweep(str(tmp_path / "s"), table.sweep(preset("tiny"), "/data"))
 
 
 def test_flags_do_not_void_a_row() -> None:
     random = with_values(preset("tiny"), {"codes.method": "random"})
-    trials = Sweep(random, {}, "/data", TABLES["random-codes"].cases).trials()
+    trials = TABLES["random-codes"].sweep(random, "/data").trials()
     assert [trial.run.codes.method for trial in trials] == ["generalized", "random"]
+
+
+def test_tables_1_and_6_are_the_same_rows() -> None:
+    """Their generators of pairs are those of the tables of videos; the published figures as the paper prints them, row by row."""
+    for dataset in ("ucf101", "faceforensics", "skytimelapse"):
+        one, six = (TABLES[f"{name}-{dataset}"] for name in ("table1", "table6"))
+        assert one.cases == six.cases and one.dataset == six.dataset and one.dataset.preset == dataset
+        for case, figure in six.published.items():
+            assert figure.split("; ")[0] == one.published[case]
+    single, pairs = TABLES["table6-faceforensics"].sweep(preset("tiny"), "/data").trials()
+    assert (single.run.network.frames, pairs.run.network.frames) == (1, 2)
+    assert pairs.pairs_key == TABLES["table4"].sweep(preset("tiny"), "/data").trials()[0].pairs_key
+    printed = [TABLES[f"table6-{dataset}"].published.values() for dataset in ("ucf101", "faceforensics", "skytimelapse")]
+    assert [" ".join(row).replace(";", "") for row in zip(*printed, strict=True)] == [
+        "45.63 6935 10.99 8765 10.80 12633",
+        "37.70 7680 9.65 4800 10.48 8600",
+    ]
+
+
+def test_pictures_are_rows_of_frames_of_what_is_done(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Decoded again, against the videos of the same seeds, put together here; of each table the figures that the paper has of it."""
+    assert {name: table.pictures for name, table in TABLES.items() if table.pictures} == {
+        "table1-faceforensics": "Figure 5", "table1-skytimelapse": "Figure 6", "table2": "Figures 8 and 17",
+        "table3-faceforensics": "Figures 9 and 18", "table3-skytimelapse": "Figures 10 and 19", "random-codes": "Figure 12",
+        "mixed-k": "Figure 13",
+    }  # fmt: skip
+    table = TABLES["mixed-k"]
+    folder = open_sweep(str(tmp_path / "s"), table.sweep(tiny_run.run, tiny_run.data))
+    trials = folder.sweep.trials()
+    assert "No row has come to its end yet." in pictures_section(table, [outcome(folder, trial) for trial in trials]).body
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trials[1]))
+    section = pictures_section(table, [outcome(folder, trial) for trial in trials])
+    (source,), (alt,) = (re.findall(f'<img [^>]*{name}="([^"]*)"', section.body) for name in ("src", "alt"))
+    assert section.title == "Figure 13" and alt == "4 videos of case k = 2, 3, 4, a row each, 4 frames from left to right"
+    picture = decoded(base64.b64decode(source.partition(",")[2]))
+    videos = Generator.load(tiny_run.uri).sample(range(4), 4)
+    expected = videos.transpose(2, 0, 3, 1, 4).repeat(4, 2).repeat(4, 4).reshape(3, 4 * 64, 4 * 64)
+    assert picture.shape == expected.shape
+    assert np.abs(picture.astype(float) - expected).mean() < 8  # JPEG

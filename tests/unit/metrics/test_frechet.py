@@ -64,6 +64,16 @@ def test_dependent_features_are_told_from_full_rank(scale: float) -> None:
     assert frechet_distance(one, other) == pytest.approx(frechet_distance(other, one), rel=1e-7)
 
 
+def test_the_error_of_several_kinds_is_that_of_their_mean() -> None:
+    """Of one kind, and of the same one twice, it is the plain one; of kinds that vary against each other it is smaller than either's."""
+    a, b = features(200, 8, 0), features(200, 8, 1)
+    plain = frechet_error(a, b)
+    assert frechet_error(a[:, None], b[:, None]) == plain
+    assert frechet_error(torch.stack([a, a], 1), torch.stack([b, b], 1)) == pytest.approx(plain, rel=1e-9)
+    mixed = frechet_error(torch.stack([a, b], 1), torch.stack([b, a], 1))
+    assert 0 < mixed < max(plain, frechet_error(b, a))
+
+
 def test_equals_closed_forms() -> None:
     one = torch.ones(1)
     assert frechet_distance(gaussian(0 * one, 4 * torch.eye(1)), gaussian(3 * one, 25 * torch.eye(1))) == pytest.approx(9 + 9)

@@ -18,6 +18,7 @@ from mvgan.evaluation.subject import subjects
 from mvgan.media import decode_png
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.train.export import read_tensors
+from mvgan.train.hooks import read_metrics
 from tests.unit.conftest import make_shards, tiny_config, train_stage
 from tests.unit.evaluation.test_subject import one_by_one
 from tests.unit.jobs.test_cli import outcome, refused
@@ -66,6 +67,13 @@ def test_pictures_and_measure(single: RunFolder) -> None:
     clips = real_parts(single, shards, ask(single.run, "pairs", "all-clips", None, 8, None, None))
     assert sum(len(part.items) for part in clips[0]) == shards.lengths.sum()
     assert decode_window(shards, clips[0][0].items).shape[1:] == (1, 3, 16, 16)
+
+
+def test_a_frame_by_itself_is_the_whole_sample(single: RunFolder) -> None:
+    records = [record for record in read_metrics(single.store, "pairs") if "frechet" in record]
+    assert len(records) == 3
+    for record in records:
+        assert record["frechet_frames"] == record["frechet"] and record["frechet_frames_error"] == record["frechet_error"]
 
 
 def test_later_stages_are_refused_before_work_starts(single: RunFolder, tmp_path: Path) -> None:
