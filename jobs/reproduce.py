@@ -19,6 +19,7 @@ from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
 from mvgan.sweep import Sweep
 from mvgan.tables import TABLES, UCF101
+from mvgan.validation import validate
 
 
 Name = Literal[
@@ -49,7 +50,7 @@ def run(flags: Flags) -> None:
 
 def _statistics(flags: Flags) -> None:
     """Table VII, for which nothing is trained."""
-    uri, settings = flags.uri(), flags.settings
+    uri, settings = flags.uri(), validate(flags.settings)
     flags.source.refuse(flags.preset, uri, flags.dry_run)
     plan = flags.source.plan(uri, settings)
     if flags.dry_run:

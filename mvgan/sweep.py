@@ -128,6 +128,8 @@ def _check_axis(path: str, values: Sequence[Any]) -> None:
             f"{path} cannot be swept: with another {path} the clips that trials are measured on would be others, so their figures "
             f"could not be compared; give one value, and make a sweep of its own for the next, under another --name"
         )
+    if path == "video.evaluations" and 0 in values:
+        raise InputError("video.evaluations 0 measures nothing, and trials are compared by their measures; give 1 or more in its place")
     if len(set(values)) != len(values):
         raise InputError(f"{path} is given a value twice: {', '.join(shown(value) for value in values)}; give each once")
 

@@ -84,6 +84,7 @@ def test_every_generator_can_be_read_again(tmp_path: Path) -> None:
         ({"ingest__qp": (1, 2)}, "ingest.qp cannot be swept"),
         ({"video__num_frames": (4, 8)}, "video.num_frames cannot be swept"),
         ({"video__balance": ("frames", "videos")}, "video.balance cannot be swept"),
+        ({"video__evaluations": (0, 4)}, "video.evaluations 0 measures nothing"),
         ({"pairs__mirror": (True, False)}, "pairs.mirror cannot be swept"),
         ({"num_codes": (2, 2)}, "num_codes is given a value twice: 2, 2"),
         ({"num_codes": (2, 400)}, "num_codes 400: num_codes 400 each way is more than the factorization can give"),
