@@ -10,6 +10,7 @@ from mvgan.config import InputError, Run
 
 
 Axes = dict[str, tuple[Any, ...]]
+"""Values of settings, by their dotted paths."""
 
 
 def split_axes(argv: list[str]) -> tuple[Axes, list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mvgan.data.shards import ShardSet
 from mvgan.report import markup
+from mvgan.report.combined import SEED, Combination, combined, with_error
 from mvgan.sweep import CASE, Outcome, SweepFolder
 from mvgan.tables import DATASETS, S_PER_KIMG, Table
 
@@ -28,7 +29,7 @@ def paper_section(table: Table, folder: SweepFolder, outcomes: Sequence[Outcome]
     body += markup.grid_table(
         ["", f"paper: {table.figure}", "here: Fréchet distance, seeded features"], _rows(table, outcomes), "published and measured"
     )
-    body += "".join(markup.notice(words) for words in _cautions(tiny))
+    body += "".join(markup.notice(words) for words in _cautions(tiny, len(folder.sweep.columns.get(SEED, (0,)))))
     hours = table.gpu_hours(folder.sweep.data)
     about = [
         ("data of the paper", f"{table.dataset.name}: {table.dataset.num_videos:,} videos"),
@@ -40,23 +41,27 @@ def paper_section(table: Table, folder: SweepFolder, outcomes: Sequence[Outcome]
 
 
 def _rows(table: Table, outcomes: Sequence[Outcome]) -> list[list[str]]:
-    found = {each.trial.values[CASE]: each for each in outcomes}
+    found = {each.values[CASE]: each for each in combined(outcomes)}
     rows = []
     for case in table.cases:
-        each = found.get(case.name)
-        if each is not None and each.status == "done" and each.frechet is not None:
-            measured = f"{each.frechet:.4g} ± {each.frechet_error:.2g}"
-        else:
-            measured = "unfinished" if each is None else each.status
+        states = {each.status for each in outcomes if each.trial.values[CASE] == case.name}
+        measured = _measured(found[case.name]) if "done" in states else ", ".join(sorted(states)) or "unfinished"
         rows.append([case.name, table.published[case.name], measured])
     return rows + [[f"{name}, quoted", figure, ""] for name, figure in table.quoted]
 
 
-def _cautions(tiny: bool) -> list[str]:
+def _measured(row: Combination) -> str:
+    seeds = f", {len(row.outcomes)} of {row.seeds} seeds" if row.seeds > 1 else ""
+    return f"{with_error(row.figure('frechet'))}{seeds}"
+
+
+def _cautions(tiny: bool, seeds: int) -> list[str]:
     words = [
         "The two columns are different quantities: ours is taken in seeded features. FVD of a trial: `python -m jobs.evaluate --run` "
         "with its folder and `--features`.",
-        "The errors are those of the measure, by bootstrap. How much another seed changes is not in them, and each row has one.",
+        "The errors are those of the measure, by bootstrap. How much another seed changes is not in them, and each row has one."
+        if seeds == 1
+        else "Each row is the mean over seeds, each of which trains a generator of its own; the errors are standard deviations over them.",
     ]
     if tiny:
         words.append(
