@@ -5,23 +5,27 @@ import difflib
 import typing
 from typing import Any
 
-from jobs._cli import flag_value
+from jobs._cli import flag_value, located
 from mvgan.config import InputError, Run
 
 
 Axes = dict[str, tuple[Any, ...]]
+"""Values of settings, by their dotted paths."""
 
 
 def split_axes(argv: list[str]) -> tuple[Axes, list[str]]:
     """The settings that are given several values, by their dotted paths, and the arguments without them.
 
-    Raises InputError for several values of what is no setting, with names that are near, or for a value of the wrong kind.
+    `--flag=a b` is `--flag a b`. Raises InputError for several values of what is no setting, with names that are near, or for a value
+    that is empty or of the wrong kind.
     """
     axes: Axes = {}
     rest: list[str] = []
-    for flag, texts in _grouped(argv):
-        if flag is None or len(texts) < 2:
-            rest += [flag or "", *texts] if flag is not None else texts
+    for group in _grouped(argv):
+        flag, equals, first = group[0].partition("=")
+        texts = [first, *group[1:]] if equals else group[1:]
+        if not flag.startswith("--") or len(texts) < 2:
+            rest += group
             continue
         name = _named(flag)
         if name not in SETTINGS:
@@ -31,7 +35,10 @@ def split_axes(argv: list[str]) -> tuple[Axes, list[str]]:
         path, kind = SETTINGS[name]
         if path in axes:
             raise InputError(f"{flag} is given twice; give all its values at once")
-        axes[path] = tuple(flag_value(flag, kind, text) for text in texts)
+        if "" in texts:
+            raise InputError(f"{flag} has an empty value among several; give a value in its place, or leave it away")
+        values = [flag_value(flag, kind, text) for text in texts]
+        axes[path] = tuple(located(value) if path == "pairs.init_from" and value else value for value in values)
     for text in rest:
         name = text.partition("=")[0]
         if name.startswith("--") and (found := SETTINGS.get(_named(name))) and found[0] in axes:
@@ -43,14 +50,13 @@ def _named(flag: str) -> str:
     return flag.removeprefix("--").replace("_", "-")
 
 
-def _grouped(argv: list[str]) -> list[tuple[str | None, list[str]]]:
-    """Each flag with what follows it, in order; what comes before any flag has None."""
-    found: list[tuple[str | None, list[str]]] = [(None, [])]
+def _grouped(argv: list[str]) -> list[list[str]]:
+    """Each flag with what follows it, in order; before them what comes before any flag."""
+    found: list[list[str]] = []
     for text in argv:
-        if text.startswith("--"):
-            found.append((text, []))
-        else:
-            found[-1][1].append(text)
+        if not found or text.startswith("--") or text == "-h":
+            found.append([])
+        found[-1].append(text)
     return found
 
 

@@ -47,6 +47,10 @@ class Settings:
     settings: Annotated[Run, tyro.conf.arg(name="")] = field(default_factory=Run)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
+    def check(self) -> None:
+        """Raise InputError for settings that fit no run; a verb that trains by others than these checks those."""
+        validate(self.settings)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -146,12 +150,16 @@ def parse(flags: type[T], argv: list[str], description: str) -> T:
         _refuse_empty(arguments)
     pairs = arguments.settings.pairs
     if pairs.init_from is not None:
-        # As a worker finds it whose folder is another.
-        pairs = dataclasses.replace(pairs, init_from=open_store(pairs.init_from).uri)
+        pairs = dataclasses.replace(pairs, init_from=located(pairs.init_from))
         arguments = dataclasses.replace(arguments, settings=dataclasses.replace(arguments.settings, pairs=pairs))
-    validate(arguments.settings)
+    arguments.check()
     validate_resources(arguments.resources)
     return arguments
+
+
+def located(init_from: str) -> str:
+    """A value of pairs.init_from as a worker finds it whose folder is another. Raises InputError where it is no place."""
+    return open_store(init_from).uri
 
 
 def _refuse_empty(flags: Any, group: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs import sweep as verb
+from jobs._axes import Axes, split_axes
 from jobs._cli import main
 from jobs._plan import print_ingest
 from mvgan.config import InputError
@@ -18,6 +19,7 @@ from mvgan.report.tables import dataset_section
 from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
 from mvgan.tables import TABLES, UCF101
+from mvgan.validation import validate
 
 
 Name = Literal[
@@ -36,20 +38,22 @@ class Flags(verb.Flags):
     """full: the paper's constants, for a cluster with GPUs; give the paper's videos. tiny: preset tiny, any videos, one machine."""
 
 
-def run(flags: Flags) -> None:
-    """Train the rows that are not done yet and write the page, or with --dry-run say what would run."""
+def run(flags: Flags, axes: Axes) -> None:
+    """Train the rows that are not done yet, for each seed of the axes, and write the page, or with --dry-run say what would run."""
     assert flags.table is not None  # `with_preset` has seen to that
     if flags.table == "table7":
+        if axes:
+            raise InputError("table7 trains nothing, so no seed changes it; leave --seed away")
         _statistics(flags)
         return
     table, uri = TABLES[flags.table], flags.uri()
-    grid = table.sweep(verb.measured(flags.settings), open_store(flags.source.shards_at(uri)).uri)
+    grid = table.sweep(verb.measured(flags.settings), open_store(flags.source.shards_at(uri)).uri, axes)
     verb.carry_out(flags, grid, uri, verb.Page(flags.table, table, flags.scale == "tiny"))
 
 
 def _statistics(flags: Flags) -> None:
     """Table VII, for which nothing is trained."""
-    uri, settings = flags.uri(), flags.settings
+    uri, settings = flags.uri(), validate(flags.settings)
     flags.source.refuse(flags.preset, uri, flags.dry_run)
     plan = flags.source.plan(uri, settings)
     if flags.dry_run:
@@ -81,14 +85,29 @@ def with_preset(argv: list[str]) -> list[str]:
     if len(scales) > 1:
         raise InputError("--scale is given twice; give it once")
     tiny = scales == ["tiny"]
-    return ["--preset", "tiny" if tiny else (TABLES[name].dataset if name in TABLES else UCF101).preset, *argv]
+    return [*argv, "--preset", "tiny" if tiny else (TABLES[name].dataset if name in TABLES else UCF101).preset]
+
+
+def cli() -> None:
+    """Run the verb: several seeds are taken from the command line before the flags are."""
+    axes: Axes = {}
+
+    def read(argv: list[str]) -> list[str]:
+        found, rest = split_axes(with_preset(argv))
+        if others := [path for path in found if path != "seed"]:
+            raise InputError(f"{others[0]} is given several values; a table takes several of --seed alone, so give one, or use jobs.sweep")
+        axes.update(found)
+        return rest
+
+    main(
+        lambda flags: run(flags, axes),
+        Flags,
+        "Train and measure the rows of a table of the paper, and set the published figures beside them. Tables on the same videos share "
+        "a folder with `sweep`, and with it pair generators and trials. With several seeds (`--seed 0 1 2`) rows are means over them. "
+        "What is done is skipped.",
+        read,
+    )
 
 
 if __name__ == "__main__":
-    main(
-        run,
-        Flags,
-        "Train and measure the rows of a table of the paper, and set the published figures beside them. Tables on the same videos share "
-        "a folder with `sweep`, and with it pair generators and trials. What is done is skipped.",
-        with_preset,
-    )
+    cli()

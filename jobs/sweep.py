@@ -41,6 +41,9 @@ class Flags(Settings):
         """The sweep's folder: without a name that of the preset and the videos."""
         return self.place.uri(f"sweep-{self.source.name(self.preset)}")
 
+    def check(self) -> None:
+        """Nothing: what is trained is each trial, and `Sweep.trials` checks that. Values that all of them replace may be any."""
+
 
 def run(flags: Flags, axes: Axes) -> None:
     """Train what is not done yet and compare all of it, or with --dry-run say what would run."""
@@ -63,11 +66,12 @@ def carry_out(flags: Flags, sweep: Sweep, uri: str, page: Page) -> None:
     if flags.dry_run:
         _print_plan(sweep, f"{uri}/{page.name}.html", plan)
         return
+    shared = sweep.trials()[0].run  # how videos become shards is the same in all
     with held(open_store(uri), "sweep"):
-        source = flags.source.render(uri, flags.preset, sweep.base)
+        source = flags.source.render(uri, flags.preset, shared)
         with session(flags.resources):
             check_room(flags.resources)
-            source.shards(uri, sweep.base, "sweep")
+            source.shards(uri, shared, "sweep")
             for trial in distinct_generators(sweep.trials()).values():
                 source.check(uri, trial.run)  # other intervals may need longer videos
             folder = open_sweep(uri, sweep)
@@ -90,14 +94,16 @@ def _check(flags: Flags, sweep: Sweep, uri: str) -> Plan | None:
     if flags.halving and sweep.last == "pairs":
         raise InputError(f"--halving {flags.halving} stops trials of stage 3 early, and here stage 1 alone is trained; leave it away")
     flags.source.refuse(flags.preset, uri, flags.dry_run)
+    trials, folder = sweep.trials(), SweepFolder(open_store(uri), sweep)
     check_sweep(uri, sweep)
-    for trial in sweep.trials():
+    for trial in trials:
         for stage in TRAINED:
             check_workers(trial.run, stage, flags.resources.workers)
-        check_initial(trial.run, uri)
-    for trial in distinct_generators(sweep.trials()).values() if flags.source.data else ():
-        flags.source.check(uri, trial.run)
-    return flags.source.plan(uri, sweep.base)
+    for trial in distinct_generators(trials).values():
+        check_initial(trial.run, folder.generator_uri(trial))
+        if flags.source.data:
+            flags.source.check(uri, trial.run)
+    return flags.source.plan(uri, trials[0].run)
 
 
 def _print_plan(sweep: Sweep, page: str, plan: Plan | None) -> None:

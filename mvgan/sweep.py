@@ -2,7 +2,7 @@
 
 In the folder of a sweep:
 
-- `sweep.json`: the settings that all trials share, the values of those that vary, and the shards.
+- `sweep.json`: the settings that all trials share, all values that those which vary have been given, and the shards.
 - `pairs/<key>/`: a run for each distinct pair generator, which ends with stage 1.
 - `trials/<key>/`: a run for each trial, which takes stage 1 of one of those. `stopped.json` in it: early stopping has ended it.
 
@@ -133,6 +133,8 @@ def _check_axis(path: str, values: Sequence[Any]) -> None:
             f"{path} cannot be swept: with another {path} the clips that trials are measured on would be others, so their figures "
             f"could not be compared; give one value, and make a sweep of its own for the next, under another --name"
         )
+    if path == "video.evaluations" and 0 in values:
+        raise InputError("video.evaluations 0 measures nothing, and trials are compared by their measures; give 1 or more in its place")
     if len(set(values)) != len(values):
         raise InputError(f"{path} is given a value twice: {', '.join(shown(value) for value in values)}; give each once")
 
@@ -215,47 +217,60 @@ class SweepFolder:
         self.store.write(f"trials/{trial.key}/{STOPPED}", json.dumps({"clips": clips}).encode())
 
 
+Varied = dict[str, list[str]]
+"""Settings by their dotted paths, with all values they have been given, as they are written on the command line."""
+
+
 def open_sweep(uri: str, sweep: Sweep) -> SweepFolder:
     """Create the sweep at `uri`, or open it again, maybe with other values of what varies: trials that are done stay.
 
     Raises InputError when it is of other settings or data.
     """
     store = open_store(uri)
-    check_sweep(uri, sweep)
-    record = {"format_version": FORMAT_VERSION, **_record(sweep)}
+    record = {"format_version": FORMAT_VERSION, "axes": _varied(sweep, check_sweep(uri, sweep)), **_shared(sweep)}
     store.write(RECORD, json.dumps(record, indent=1).encode())
     return SweepFolder(store, sweep)
 
 
-def check_sweep(uri: str, sweep: Sweep) -> None:
-    """Raise InputError when the folder at `uri` holds something else, or a sweep of other settings or data; writes nothing."""
+def check_sweep(uri: str, sweep: Sweep) -> Varied:
+    """The settings that have varied so far in the folder at `uri`, with their values; writes nothing.
+
+    Raises InputError when it holds something else, or a sweep of other settings or data.
+    """
     store = open_store(uri)
     if store.exists("run.json"):
         raise InputError(f"{store.uri} holds a run; sweep under another --name")
     if not store.exists(RECORD):
-        return
+        return {}
     try:
         found = json.loads(store.read(RECORD))
         version, old = found["format_version"], {key: found[key] for key in ("config", "data")}
-    except (ValueError, KeyError, TypeError) as error:
+        before = {path: list(values) for path, values in found["axes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{store.uri}/{RECORD} is damaged ({error}); restore it, or sweep under another --name") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{store.uri}/{RECORD} has format {version}; this mvgan reads format {FORMAT_VERSION}: take another --name")
-    new = {key: value for key, value in _record(sweep).items() if key in old}
-    changed = differences(old, new)
-    # A setting that varies now is no part of what all trials share; what it was before has its trials still.
-    varied = {f"config.{path}" for path in (*sweep.axes, *(path for case in sweep.cases for path in case.settings))}
-    if changed := {path: values for path, values in changed.items() if path not in varied}:
+    # A setting that varies, or has varied, is no part of what all trials share: whatever it was has its trials still.
+    varied = {f"config.{path}" for path in _varied(sweep, before)}
+    if changed := {path: values for path, values in differences(old, _shared(sweep)).items() if path not in varied}:
         what = "; ".join(f"{path.removeprefix('config.')} was {a!r}, now {b!r}" for path, (a, b) in changed.items())
         raise InputError(f"{store.uri} holds a sweep of other settings: {what}. Give the old ones, or another --name")
+    return before
 
 
-def _record(sweep: Sweep) -> dict[str, Any]:
-    return {
-        "config": to_dict(sweep.base),
-        "axes": {path: [shown(value) for value in values] for path, values in sweep.columns.items()},
-        "data": sweep.data,
-    }
+def _shared(sweep: Sweep) -> dict[str, Any]:
+    return {"config": to_dict(sweep.base), "data": sweep.data}
+
+
+def _varied(sweep: Sweep, before: Varied) -> Varied:
+    """The settings that vary between trials, with their values, after those of earlier commands."""
+    found = {path: list(values) for path, values in before.items()}
+    for trial in sweep.trials():
+        for path, value in trial.settings.items():
+            values = found.setdefault(path, [])
+            if shown(value) not in values:
+                values.append(shown(value))
+    return found
 
 
 @dataclass(frozen=True)

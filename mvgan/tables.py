@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mvgan.config import Run
 from mvgan.presets import preset
-from mvgan.sweep import Case, Sweep, distinct_generators
+from mvgan.sweep import Axes, Case, Sweep, distinct_generators
 from mvgan.train.session import plan_of
 
 
@@ -57,9 +57,9 @@ class Table:
     pictures: str = ""
     """The paper's figures that are grids of what its rows generate."""
 
-    def sweep(self, base: Run, data: str) -> Sweep:
-        """Its rows, with the settings `base`, on the shards at `data`."""
-        return Sweep(base, {}, data, self.cases, self.last)
+    def sweep(self, base: Run, data: str, axes: Axes | None = None) -> Sweep:
+        """Its rows, with the settings `base` and for each value of `axes`, on the shards at `data`."""
+        return Sweep(base, axes or {}, data, self.cases, self.last)
 
     def gpu_hours(self, data: str) -> float:
         """Hours of one H200 for stage 1 of the whole table at the paper's scale, by the rate that was measured there."""

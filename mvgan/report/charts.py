@@ -3,7 +3,8 @@
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +21,15 @@ INK = "#010203"
 
 LINES = ("#010211", "#010212", "#010213", "#010214", "#010215", "#010216")
 """Stand for the colours of the lines, --line-1 and so on."""
+
+DASHES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+"""Dashes and marks of lines of one colour, by which more can be told apart than there are colours."""
+
+MOST_LINES = len(LINES) * len(DASHES)
+"""That a chart can tell apart."""
+
+LABEL = 60
+"""Most characters in a row of a legend."""
 
 SIZE = (4.6, 3.0)
 """Inches: small enough that its text stays readable on a phone."""
@@ -113,18 +123,18 @@ Point = tuple[float, float]
 
 
 def sweep_chart(title: str, across: str, places: Sequence[str], lines: dict[str, dict[str, Point]]) -> str:
-    """A figure of trials against one setting, whose values are `places`, a line for each combination of the others."""
+    """A figure of trials against one setting, whose values are `places`, a line for each combination of the others, at most MOST_LINES."""
     figure, axes = _axes(across, title)
     for number, (name, points) in enumerate(lines.items()):
         # Beside each other, as error bars at one place would cover each other.
-        shift = 0.08 * (number - (len(lines) - 1) / 2)
+        shift = min(0.08, 0.6 / len(lines)) * (number - (len(lines) - 1) / 2)
         found = [(places.index(place) + shift, *points[place]) for place in places if place in points]
         at, values, errors = zip(*found, strict=True)
-        axes.errorbar(at, values, errors, color=LINES[number % len(LINES)], marker="o", markersize=4, capsize=3, linewidth=1, label=name)
+        axes.errorbar(at, values, errors, **_line(number, name), markersize=4, capsize=3, linewidth=1)
     axes.set_xticks(range(len(places)), places)
     axes.set_ylim(bottom=0)
     if any(lines):
-        _legend(axes)
+        _legend_of(lines, figure, axes)
     told = []
     for name, points in lines.items():
         words = ", ".join(f"{points[place][0]:.3g} at {place}" for place in places if place in points)
@@ -133,13 +143,12 @@ def sweep_chart(title: str, across: str, places: Sequence[str], lines: dict[str,
 
 
 def curves_chart(title: str, across: str, lines: dict[str, list[Point]]) -> str:
-    """Lines of (place, value) against one axis; more than can be told apart have no legend."""
+    """Lines of (place, value) against one axis, at most MOST_LINES."""
     figure, axes = _axes(across, title)
     for number, (name, points) in enumerate(lines.items()):
-        axes.plot(*zip(*points, strict=True), color=LINES[number % len(LINES)], marker=".", label=name)
+        axes.plot(*zip(*points, strict=True), **_line(number, name), markersize=3, linewidth=1)
     axes.set_ylim(bottom=0)
-    if len(lines) <= len(LINES):
-        _legend(axes)
+    _legend_of(lines, figure, axes)
     ends = "; ".join(f"{name} ends at {points[-1][1]:.3g}" for name, points in lines.items())
     return _svg(figure, f"curves {title}", f"Line chart of {title}: {ends}")
 
@@ -174,6 +183,22 @@ def _log_scale(axes: Axes) -> None:
 def _legend(axes: Axes) -> None:
     # Told here since the style holds while the axes are made, not when they are drawn on.
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+
+
+def _line(number: int, name: str) -> dict[str, Any]:
+    """How the line of this number is drawn, and its name in the legend: no two lines of a chart are alike."""
+    dash, marker = DASHES[number // len(LINES)]
+    return {"color": LINES[number % len(LINES)], "linestyle": dash, "marker": marker, "label": textwrap.fill(name, LABEL)}
+
+
+def _legend_of(names: Collection[str], figure: Figure, axes: Axes) -> None:
+    """A legend within the axes, or of more lines than there are colours below them, where it covers none."""
+    if len(names) <= len(LINES):
+        _legend(axes)
+        return
+    rows = sum(len(textwrap.wrap(name, LABEL)) for name in names)
+    figure.set_size_inches(SIZE[0], SIZE[1] + 0.17 * rows)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8, labelcolor=INK, handlelength=4)
 
 
 def _svg(figure: Figure, name: str, alt: str) -> str:

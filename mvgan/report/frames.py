@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mvgan.config import to_dict
 from mvgan.report import charts, markup, pictures
+from mvgan.report.combined import of_seeds, over_seeds, with_error
 from mvgan.report.tables import paper_section
 from mvgan.storage.uri import open_store
 from mvgan.sweep import CASE, SweepFolder, Trial, described, write_rows
@@ -65,7 +66,7 @@ def build_frames_page(
 ) -> str:
     """Draw everything and write `<name>.html` into the sweep's folder; `failed` says why, by the keys of trials. Returns where it is."""
     sections = [
-        paper_section(table, folder, {each.trial.values[CASE]: _figure(each) for each in outcomes}, tiny),
+        paper_section(table, folder, {case.name: _measured(case.name, outcomes) for case in table.cases}, tiny),
         _generated(table, outcomes),
         _over_training(outcomes),
         _runs(folder, outcomes, failed, name),
@@ -79,11 +80,15 @@ def build_frames_page(
     return f"{folder.store.uri}/{name}.html"
 
 
-def _figure(each: FramesOutcome) -> str:
-    if each.best is None:
-        return each.status
-    figures = f"{each.best['frechet_frames']:.4g} ± {each.best['frechet_frames_error']:.2g}"
-    return f"{figures}; {each.best['images'] / 1000:g} kimg"
+def _measured(case: str, outcomes: Sequence[FramesOutcome]) -> str:
+    """What has come of a row: its figures, as means over seeds, or how far it is."""
+    row = [each for each in outcomes if each.trial.values[CASE] == case]
+    found = [each.best for each in row if each.best is not None]
+    if not found:
+        return ", ".join(sorted({each.status for each in row}))
+    distance = over_seeds([best["frechet_frames"] for best in found], found[0]["frechet_frames_error"] if len(row) == 1 else None)
+    kimg, _ = over_seeds([best["images"] / 1000 for best in found], None)
+    return f"{with_error(distance)}; {kimg:.4g} kimg{of_seeds(len(found), len(row))}"
 
 
 def _generated(table: Table, outcomes: Sequence[FramesOutcome]) -> markup.Section:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mvgan.data.shards import ShardSet
 from mvgan.report import markup
+from mvgan.report.combined import SEED, combined, of_seeds, with_error
 from mvgan.report.pictures import light
 from mvgan.sample import Generator
 from mvgan.sweep import CASE, Outcome, SweepFolder, described
@@ -49,7 +50,7 @@ def paper_section(table: Table, folder: SweepFolder, measured: Mapping[str, str]
     rows = [[case.name, table.published[case.name], measured.get(case.name, "unfinished")] for case in table.cases]
     rows += [[f"{name}, quoted", figure, ""] for name, figure in table.quoted]
     body += markup.grid_table(["", f"paper: {table.figure}", f"here: {HERE[table.last]}"], rows, "published and measured")
-    body += "".join(markup.notice(words) for words in _cautions(table.last, tiny))
+    body += "".join(markup.notice(words) for words in _cautions(table.last, tiny, len(folder.sweep.columns.get(SEED, (0,)))))
     hours = table.gpu_hours(folder.sweep.data)
     about = [
         ("data of the paper", f"{table.dataset.name}: {table.dataset.num_videos:,} videos"),
@@ -61,13 +62,13 @@ def paper_section(table: Table, folder: SweepFolder, measured: Mapping[str, str]
 
 
 def measured_videos(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """What has come of the cases of a table: the distance of those that are done."""
-    return {
-        each.trial.values[CASE]: f"{each.frechet:.4g} ± {each.frechet_error:.2g}"
-        if each.status == "done" and each.frechet is not None
-        else each.status
-        for each in outcomes
-    }
+    """What has come of the cases of a table: the distance of those that are done, as the mean over seeds, or how far they are."""
+    found = {}
+    for row in combined(outcomes):
+        states = {each.status for each in outcomes if each.trial.values[CASE] == row.values[CASE]}
+        figure = f"{with_error(row.figure('frechet'))}{of_seeds(len(row.outcomes), row.seeds)}"
+        found[row.values[CASE]] = figure if row.outcomes else ", ".join(sorted(states))
+    return found
 
 
 def pictures_section(table: Table, outcomes: Sequence[Outcome]) -> markup.Section:
@@ -84,10 +85,12 @@ def pictures_section(table: Table, outcomes: Sequence[Outcome]) -> markup.Sectio
     return markup.Section("pictures", table.pictures, body + ("".join(rows) or markup.notice("No row has come to its end yet.")))
 
 
-def _cautions(last: str, tiny: bool) -> list[str]:
+def _cautions(last: str, tiny: bool, seeds: int) -> list[str]:
     words = [
         f"The two columns are different quantities: ours is taken in seeded features. {PUBLISHED[last]} and `--features`.",
-        "The errors are those of the measure, by bootstrap. How much another seed changes is not in them, and each row has one.",
+        "The errors are those of the measure, by bootstrap. How much another seed changes is not in them, and each row has one."
+        if seeds == 1
+        else "Each row is the mean over seeds, each of which trains a generator of its own; the errors are standard deviations over them.",
     ]
     if tiny:
         words.append(

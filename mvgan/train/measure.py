@@ -3,6 +3,7 @@
 Samples are drawn by seed and number alone, so that the weights of a commit give the same figure again.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -32,7 +33,11 @@ TOGETHER = {"pairs": 256, "video": 32}
 
 
 def drawn_items(shards: ShardSet, run: Run, stage: str, count: int, purpose: str = "evaluation") -> list[Item]:
-    """`count` real pairs or clips, drawn as in training but from windows of their own."""
+    """`count` real pairs or clips, drawn as in training but from windows of their own.
+
+    They are the same for every seed of a run, so that runs that differ by their seed are compared on the same ones.
+    """
+    run = dataclasses.replace(run, seed=0)
     windows = pair_windows(shards, run, purpose) if stage == "pairs" else clip_windows(shards, run, purpose)
     needed = -(-count // windows.items_per_window)
     return [item for index in range(needed) for item in windows[index]][:count]

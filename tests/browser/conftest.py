@@ -12,7 +12,7 @@ from mvgan.data.survey import survey
 from mvgan.report import build_report
 from mvgan.report.dataset import dataset_html
 from mvgan.report.sweep import build_sweep_page
-from mvgan.report.tables import paper_section
+from mvgan.report.tables import measured_videos, paper_section
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.sweep import Sweep, open_sweep, outcome
 from mvgan.tables import TABLES
@@ -72,4 +72,4 @@ def build_table(tiny_run: RunFolder, uri: str) -> str:
     for trial in trials[:-1]:
         shutil.copytree(tiny_run.uri, folder.trial_uri(trial))
     outcomes = [outcome(folder, trial) for trial in trials]
-    return build_sweep_page(folder, outcomes, {}, "table5", [paper_section(table, folder, outcomes, tiny=True)])
+    return build_sweep_page(folder, outcomes, {}, "table5", [paper_section(table, folder, measured_videos(outcomes), tiny=True)])

@@ -98,6 +98,7 @@ def test_single_frames_are_compared_where_stage_1_ends_it() -> None:
         ({"ingest__qp": (1, 2)}, "ingest.qp cannot be swept"),
         ({"video__num_frames": (4, 8)}, "video.num_frames cannot be swept"),
         ({"video__balance": ("frames", "videos")}, "video.balance cannot be swept"),
+        ({"video__evaluations": (0, 4)}, "video.evaluations 0 measures nothing"),
         ({"pairs__mirror": (True, False)}, "pairs.mirror cannot be swept"),
         ({"num_codes": (2, 2)}, "num_codes is given a value twice: 2, 2"),
         ({"num_codes": (2, 400)}, "num_codes 400: num_codes 400 each way is more than the factorization can give"),
@@ -125,7 +126,27 @@ def test_a_sweep_may_grow_but_not_change(tmp_path: Path) -> None:
     check_sweep(uri, dataclasses.replace(other, axes={"seed": (8, 9)}))  # what varies is of the trials
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": 9, "config": {}, "data": ""}'])
+def test_every_command_that_a_sweep_has_grown_by_is_taken_again(tmp_path: Path) -> None:
+    """In any order, also where it gives one value of what others have varied, as axes or as cases of a table."""
+    interval_3 = dataclasses.replace(tiny_config(), interval=(3,))
+    commands = (
+        Sweep(interval_3, {"num_codes": (1, 2)}, "/data"),
+        sweep(interval=((3,), (2, 3))),
+        sweep(cases=(Case("a", {"video.lr": 1e-3}), Case("b", {"video.lr": 1e-4}))),
+        Sweep(dataclasses.replace(interval_3, num_codes=1), {}, "/data"),
+    )
+    for one in (*commands, *commands, *reversed(commands)):
+        open_sweep(str(tmp_path / "s"), one)
+    varied = json.loads((tmp_path / "s" / "sweep.json").read_text())["axes"]
+    assert varied == {"num_codes": ["1", "2"], "interval": ["3", "2,3"], "video.lr": ["0.001", "0.0001"]}
+    with pytest.raises(InputError, match="latents was 2, now 5"):
+        check_sweep(str(tmp_path / "s"), Sweep(dataclasses.replace(interval_3, latents=5), {}, "/data"))
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": 9, "config": {}, "axes": {}, "data": ""}',
+    b'{"format_version": 1, "config": {}, "axes": [], "data": ""}', b'{"format_version": 1, "config": {}, "axes": {"a": 1}, "data": ""}',
+])  # fmt: skip
 def test_a_damaged_record_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "sweep.json").write_bytes(content)
     with pytest.raises(InputError, match="another --name"):

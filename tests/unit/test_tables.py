@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from jobs import reproduce
-from jobs._cli import main
 from mvgan.config import Run
 from mvgan.data.shards import ShardSet
 from mvgan.presets import preset
 from mvgan.report.tables import dataset_section, measured_videos, paper_section, pictures_section
 from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
-from mvgan.sweep import distinct_generators, open_sweep, outcome, with_values
+from mvgan.sweep import Outcome, distinct_generators, open_sweep, outcome, with_values
 from mvgan.tables import TABLES
 from tests.unit.report.test_explorer import decoded
 
@@ -91,6 +90,18 @@ def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_p
     assert "StyleGAN-V (CVPR 2022), quoted" in quoted and "does not show which row is better" not in quoted
 
 
+def test_rows_of_several_seeds_are_their_means(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """By hand: 2 and 4 have the mean 3 and the sample deviation 1.414; where one of two has ended, it stands alone, without a deviation."""
+    table = TABLES["table5"]
+    folder = open_sweep(str(tmp_path / "s"), table.sweep(tiny_run.run, tiny_run.data, {"seed": (0, 1)}))
+    given = [("done", 2.0), ("done", 4.0), ("done", 5.0), ("stopped", 1.0), ("stopped", 1.0), ("unfinished", None)]
+    outcomes = [Outcome(trial, "", status, 8, frechet, 0.5) for trial, (status, frechet) in zip(folder.sweep.trials(), given, strict=False)]
+    body = paper_section(table, folder, measured_videos(outcomes), tiny=True).body
+    rows = [[html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in re.findall(r"<tr>(<td>.*?)</tr>", body)]
+    assert [row[2] for row in rows[:4]] == ["3 ± 1.4, 2 of 2 seeds", "5, 1 of 2 seeds", "stopped, unfinished", "unfinished"]
+    assert "standard deviations over them" in body and "bootstrap" not in body
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -103,6 +114,9 @@ def test_published_figures_stand_beside_measured_ones(tiny_run: RunFolder, tmp_p
         ("table5 --scale tiny --scale full", "--scale is given twice"),
         ("--name table2 table4", "name a table of the paper first"),
         ("table5 --scale tiny --videos /nowhere", "/nowhere"),
+        ("table5 --scale tiny --interval 2 3", "interval is given several values; a table takes several of --seed alone"),
+        ("table7 --scale tiny --seed 1 2", "table7 trains nothing, so no seed changes it"),
+        ("table7 --scale tiny --resolution 33", "resolution 33 is no power of two"),
         ("table5 --scale tiny --halving 1", "--halving is 1"),
         ("table1-ucf101 --scale tiny --halving 2", "--halving 2 stops trials of stage 3 early"),
         ("table6-ucf101 --scale tiny --pairs.evaluations 0", "set pairs.evaluations to at least 1"),
@@ -113,7 +127,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["reproduce", *flags.split(), "--storage", f"{tmp_path}/s"])
     with pytest.raises(SystemExit) as stop:
-        main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+        reproduce.cli()
     said = capsys.readouterr()
     assert stop.value.code == 2 and said.out == "" and said.err.count("\n") == 1 and message in said.err
     assert not list(tmp_path.iterdir())
@@ -121,18 +135,22 @@ def test_mistakes_are_one_line(
 
 def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["reproduce", "table4", "--scale=tiny", "--storage", str(tmp_path), "--dry-run"])
-    main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+    reproduce.cli()
     said = capsys.readouterr().out
     assert "sweep: 1 pair generators and 4 trials, to " in said and said.endswith("/sweep-tiny/table4.html\n")
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--seed", "0", "1", "2"])
+    reproduce.cli()
+    said = capsys.readouterr().out
+    assert "trial of case TVD, seed 2: " in said and "sweep: 3 pair generators and 12 trials, to " in said
     monkeypatch.setattr(sys, "argv", ["reproduce", "table1-ucf101", "--scale=tiny", "--storage", str(tmp_path), "--dry-run"])
-    main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+    reproduce.cli()
     assert capsys.readouterr().out.splitlines() == [
         "pair generator of network.frames 1: 10,000 pairs",
         "pair generator of network.frames 2: 10,000 pairs",
         f"sweep: 2 pair generators, to {tmp_path}/sweep-tiny/table1-ucf101.html",
     ]
     monkeypatch.setattr(sys, "argv", ["reproduce", "table7", "--storage", str(tmp_path), "--dry-run"])
-    main(reproduce.run, reproduce.Flags, "A table.", reproduce.with_preset)
+    reproduce.cli()
     assert capsys.readouterr().out.endswith("/sweep-ucf101/table7.html\n") and not list(tmp_path.iterdir())
 
 

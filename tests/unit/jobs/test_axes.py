@@ -29,6 +29,28 @@ def test_values_have_the_kind_of_their_setting() -> None:
     assert split_axes("--name seed --seed 1 2".split()) == ({"seed": (1, 2)}, ["--name", "seed"])
 
 
+def test_either_form_of_a_flag_takes_several_values() -> None:
+    assert split_axes("--interval=2 3 --name=x --num-codes=4 --stride=2".split()) == (
+        {"interval": ((2,), (3,))},
+        ["--name=x", "--num-codes=4", "--stride=2"],
+    )
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_shown_after_several_values(flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep", "--seed", "1", "2", flag])
+    sweep.cli()
+    said = capsys.readouterr()
+    assert "usage: " in said.out and "--halving" in said.out and said.err == ""
+
+
+def test_several_places_to_begin_with_are_absolute_as_one_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As trials are trained by workers, whose folder is another."""
+    monkeypatch.chdir(tmp_path)
+    axes, _ = split_axes("--pairs.init-from a ../b s3://bucket/c None".split())
+    assert axes == {"pairs.init_from": (f"{tmp_path}/a", f"{tmp_path.parent}/b", "s3://bucket/c", None)}
+
+
 def test_all_settings_of_a_run_can_be_named() -> None:
     def paths(config: dict[str, object], where: str = "") -> set[str]:
         return {
@@ -51,6 +73,10 @@ def test_all_settings_of_a_run_can_be_named() -> None:
         ("--codes.method random gen", "--codes.method gen: invalid choice 'gen'"),
         ("--num-codes 3 4.5", "--num-codes 4.5: Error parsing INT"),
         ("--codes.grey true 3", "--codes.grey is true or false; got '3'"),
+        ("--interval=2 x", "--interval x: Error parsing K[,K...]: invalid literal"),
+        ("--name=a b", "--name is no setting that can take several values (a b)"),
+        ("--pairs.init-from= b", "--pairs.init-from has an empty value among several"),
+        ("--pairs.init-from ftp://a b", "has the scheme 'ftp'"),
         ("--seed 1 2 --seed 3 4", "--seed is given twice; give all its values at once"),
         ("--seed 1 2 --seed 3", "--seed is given twice; give all its values at once"),
         ("--num_codes=3 --num-codes 4 5", "--num_codes is given twice; give all its values at once"),

@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from mvgan.report.frames import build_frames_page, frames_outcome, write_frames
+from mvgan.report.frames import FramesOutcome, build_frames_page, frames_outcome, write_frames
 from mvgan.storage.run import RunFolder
 from mvgan.sweep import open_sweep
 from mvgan.tables import TABLES
@@ -60,3 +60,18 @@ def test_the_lowest_distance_stands_beside_the_published_one(tiny_run: RunFolder
     ]  # fmt: skip
     metrics.write_text("".join(json.dumps({k: v for k, v in record.items() if "frames" not in k}) + "\n" for record in records))
     assert frames_outcome(folder, pairs).status == "done, without a measure of its frames"
+
+
+def test_rows_of_several_seeds_are_their_means(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """By hand: 2 and 4 have the mean 3 and the sample deviation 1.414, after 32 and 64 pairs; one of two has no deviation."""
+    folder = open_sweep(str(tmp_path / "s"), TABLE.sweep(tiny_run.run, tiny_run.data, {"seed": (0, 1)}))
+    bests = [(2.0, 32), (4.0, 64), (5.0, 64), None]
+    found = [
+        FramesOutcome(
+            trial, folder.generator_uri(trial), best is not None, [],
+            {"frechet_frames": best[0], "images": best[1], "frechet_frames_error": 0.5} if best else None,
+        )
+        for trial, best in zip(folder.sweep.trials(), bests, strict=True)
+    ]  # fmt: skip
+    page = Path(build_frames_page(folder, TABLE, found, {}, "table6-faceforensics", True)).read_text()
+    assert [row[2] for row in rows_of(page)[:2]] == ["3 ± 1.4; 0.048 kimg, 2 of 2 seeds", "5; 0.064 kimg, 1 of 2 seeds"]

@@ -1,4 +1,6 @@
-"""The measure of stage 1: whole pairs, and their frames by themselves, as the paper takes its FID."""
+"""What a stage is measured against, and the measure of stage 1: whole pairs, and their frames by themselves, as the paper takes its FID."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mvgan.data.shards import ShardSet
-from mvgan.data.windows import decode_window
+from mvgan.data.windows import clip_windows, decode_window, pair_windows
 from mvgan.metrics.features import PairFeatures
 from mvgan.storage.run import RunFolder
 from mvgan.train.hooks import read_metrics
@@ -52,3 +54,14 @@ def test_pairs_that_do_not_belong_together_have_the_frames_of_those_that_do(tiny
     assert figures(real, same)["frechet"] < 1e-6 and figures(real, same)["frechet_frames"] < 1e-6
     assert figures(real, torn)["frechet"] > 0.01 and figures(real, torn)["frechet_frames"] < 1e-6
     assert figures(real, noisy)["frechet_frames"] > 0.01
+
+
+@pytest.mark.parametrize("stage", ["pairs", "video"])
+def test_runs_of_other_seeds_are_measured_on_the_same_real_samples(tiny_run: RunFolder, stage: str) -> None:
+    """While the seed does choose what they are trained on, and so what is drawn from windows in general."""
+    shards = ShardSet.open(tiny_run.data)
+    runs = [dataclasses.replace(tiny_run.run, seed=seed) for seed in (0, 1, 7)]
+    first, *others = [drawn_items(shards, run, stage, 16) for run in runs]
+    assert len(first) == 16 and others == [first, first]
+    windows = clip_windows if stage == "video" else pair_windows
+    assert windows(shards, runs[0])[0] != windows(shards, runs[1])[0]
