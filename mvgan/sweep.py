@@ -186,7 +186,7 @@ class SweepFolder:
 
     def open_trial(self, trial: Trial) -> RunFolder:
         """The run of a trial, created where it is not there."""
-        return open_run(self.trial_uri(trial), trial.run, self.sweep.data, f"{self.store.uri}/pairs/{trial.pairs_key}")
+        return open_run(self.trial_uri(trial), trial.run, self.sweep.data, f"../../pairs/{trial.pairs_key}")
 
     def trial_uri(self, trial: Trial) -> str:
         """Where the run of a trial is."""

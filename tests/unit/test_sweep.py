@@ -13,6 +13,7 @@ import pytest
 from mvgan.config import InputError
 from mvgan.storage.gc import collect_run
 from mvgan.storage.run import RECORD, RunFolder, open_run, read_run
+from mvgan.storage.uri import seen_from
 from mvgan.sweep import Case, Sweep, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
 from mvgan.train.codes import factorize
 from mvgan.train.export import export_weights
@@ -199,3 +200,28 @@ def test_the_best_of_a_stage_counts_where_it_is_exported(tiny_run: RunFolder, tm
         json.dumps({"images": images, "frechet": frechet, "frechet_error": 0.1}).encode() for images, frechet in ((0, 0.5), (8, 1), (16, 2))
     ))  # fmt: skip
     assert (outcome(folder, trial).frechet, outcome(folder, trial).clips) == (1, 16)
+
+
+def test_a_sweep_may_be_moved(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Its trials take the pair generators beside them, wherever that is; also those noted with the place where they were."""
+    swept = Sweep(tiny_run.run, {"num_codes": (2, 1)}, tiny_run.data)
+    folder = open_sweep(str(tmp_path / "old"), swept)
+    first, second = folder.sweep.trials()
+    shutil.copytree(tiny_run.uri, folder.open_generator(first).uri, dirs_exist_ok=True)
+    folder.open_trial(first)
+    open_run(folder.trial_uri(second), second.run, tiny_run.data, f"{folder.store.uri}/pairs/{second.pairs_key}")
+    shutil.move(tmp_path / "old", tmp_path / "elsewhere")
+    moved = open_sweep(str(tmp_path / "elsewhere"), swept)
+    assert read_run(moved.trial_uri(first)).complete("pairs") is not None
+    with pytest.raises(InputError, match=f"takes stage pairs of {tmp_path}/old/pairs/.*, which has not finished it, or is elsewhere now"):
+        read_run(moved.trial_uri(second)).require("pairs")
+    for trial in (first, second):
+        assert moved.open_trial(trial).require("pairs").images == 64
+        assert read_run(moved.trial_uri(trial)).home("pairs").uri == f"{tmp_path}/elsewhere/pairs/{trial.pairs_key}"
+
+
+def test_places_beside_a_folder() -> None:
+    assert seen_from("s3://bucket/sweeps/a/trials/1", "../../pairs/0") == "s3://bucket/sweeps/a/pairs/0"
+    assert seen_from("s3://bucket/trials/1", "../../pairs/0") == "s3://bucket/pairs/0"
+    assert seen_from("/runs/a/trials/1", "../../pairs/0") == "/runs/a/pairs/0"
+    assert seen_from("/runs/a/trials/1", "s3://bucket/pairs/0") == "s3://bucket/pairs/0"
