@@ -26,7 +26,7 @@ from mvgan.config import InputError, Run, differences, from_dict, stage_of, to_d
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.storage.store import Store
 from mvgan.storage.uri import open_store
-from mvgan.train.export import read_json
+from mvgan.train.export import exported_images, read_json
 from mvgan.train.hooks import History, read_metrics
 from mvgan.validation import check_pairs, validate
 
@@ -260,7 +260,8 @@ class Outcome:
     clips: int
     """On which stage 3 has been trained."""
     frechet: float | None = None
-    """The Frechet distance to real clips of what it exports, or last measured (`mvgan.train.measure`: seeded features, not FVD)."""
+    """The Frechet distance to real clips of what is exported, or, as long as nothing is, last measured (`mvgan.train.measure`: seeded
+    features, not FVD)."""
     frechet_error: float | None = None
     """Its bootstrap error."""
     backward: float | None = None
@@ -276,16 +277,14 @@ def outcome(folder: SweepFolder, trial: Trial) -> Outcome:
     done = store.exists("export/latent.safetensors")
     status = "done" if done else "stopped" if folder.stopped(trial) else "unfinished"
     clips = measured[-1]["images"] if measured else 0
-    figures = _figures(measured, trial.run.video.select == "best") | _ratios(store, trial)
+    figures = _figures(measured, exported_images(store).get("video") if done else None) | _ratios(store, trial)
     return Outcome(trial, uri, status, clips, **figures)
 
 
-def _figures(measured: History, best: bool) -> dict[str, float]:
-    if not measured:
-        return {}
-    trained = [record for record in measured if record["images"]] or measured  # there is no commit of no clips
-    record = min(trained, key=lambda record: record["frechet"]) if best else measured[-1]
-    return {name: record[name] for name in ("frechet", "frechet_error")}
+def _figures(measured: History, exported: int | None) -> dict[str, float]:
+    """What was measured last, or, where weights are exported, of these, which were taken after `exported` clips."""
+    found = [record for record in measured if exported in (None, record["images"])]
+    return {name: found[-1][name] for name in ("frechet", "frechet_error")} if found else {}
 
 
 def _ratios(store: Store, trial: Trial) -> dict[str, float]:

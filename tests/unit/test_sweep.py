@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -192,14 +193,27 @@ def test_outcomes_and_results(tiny_run: RunFolder, tmp_path: Path) -> None:
     assert float(rows[0]["frechet"]) == measured[-1]["frechet"] and rows[0]["run"] == folder.trial_uri(trials[0])
 
 
-def test_the_best_of_a_stage_counts_where_it_is_exported(tiny_run: RunFolder, tmp_path: Path) -> None:
+def test_the_figure_is_that_of_what_is_exported(tiny_run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of two commits the better one is damaged, so that the other one is exported."""
     best = dataclasses.replace(tiny_run.run, video=dataclasses.replace(tiny_run.run.video, select="best"))
     folder = open_sweep(str(tmp_path / "sweep"), Sweep(best, {}, tiny_run.data))
     (trial,) = folder.sweep.trials()
-    folder.open_trial(trial).store.write("video/metrics.jsonl", b"\n".join(
-        json.dumps({"images": images, "frechet": frechet, "frechet_error": 0.1}).encode() for images, frechet in ((0, 0.5), (8, 1), (16, 2))
-    ))  # fmt: skip
-    assert (outcome(folder, trial).frechet, outcome(folder, trial).clips) == (1, 16)
+    record = json.loads(folder.open_trial(trial).store.read(RECORD))
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trial), dirs_exist_ok=True)
+    run = read_run(folder.trial_uri(trial))
+    run.store.write(RECORD, json.dumps({name: value for name, value in record.items() if name != "stage_1_of"}).encode())
+    run = read_run(run.uri)
+    better, worse = sorted(run.commits("video").records(), key=lambda commit: commit.meta["frechet"])
+    assert better.images != worse.images
+    export_weights(run, "video")
+    assert outcome(folder, trial).frechet == better.meta["frechet"]
+    path = f"video/{better.files['state.pt']['path']}"
+    run.store.write(path, run.store.read(path)[:-1] + b"?")
+    with caplog.at_level(logging.WARNING):
+        export_weights(run, "video")
+    assert better.name in caplog.text
+    found = outcome(folder, trial)
+    assert (found.frechet, found.status, found.clips) == (worse.meta["frechet"], "done", 16)
 
 
 def test_a_sweep_may_be_moved(tiny_run: RunFolder, tmp_path: Path) -> None:
