@@ -23,11 +23,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mvgan.config import InputError, Run, differences, from_dict, stage_of, to_dict
+from mvgan.storage.commit import Commits
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.storage.store import Store
 from mvgan.storage.uri import open_store
 from mvgan.train.export import exported_images, read_json
 from mvgan.train.hooks import History, read_metrics
+from mvgan.train.kept import forget
 from mvgan.validation import check_pairs, validate
 
 
@@ -292,6 +294,15 @@ def _ratios(store: Store, trial: Trial) -> dict[str, float]:
         return {}
     edits = read_json(store, "codes.json")["edits"].get(trial.run.codes.method, {})
     return {direction: edits[direction]["median"] for direction in ("backward", "forward") if direction in edits}
+
+
+def forget_grams(folder: SweepFolder) -> None:
+    """Remove the Grams that are kept with pair generators, of each as soon as all its trials have their codes."""
+    trials = folder.sweep.trials()
+    for trial in distinct_generators(trials).values():
+        sharing = [other for other in trials if other.pairs_key == trial.pairs_key]
+        if all(Commits(open_store(folder.trial_uri(other)), "codes").newest() is not None for other in sharing):
+            forget(folder.open_generator(trial))
 
 
 def _plain(value: Any) -> Any:

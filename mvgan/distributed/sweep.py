@@ -29,7 +29,7 @@ from mvgan.distributed.trainer import Beside, train_stage
 from mvgan.storage.holder import held
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable
-from mvgan.sweep import SweepFolder, Trial, described, distinct_generators
+from mvgan.sweep import SweepFolder, Trial, described, distinct_generators, forget_grams
 from mvgan.train.export import WEIGHTS, export_weights
 from mvgan.train.hooks import History, read_metrics
 from mvgan.train.kept import kept_settings
@@ -149,7 +149,9 @@ def _phases(folder: SweepFolder, resources: Resources, at_once: int, halving: in
     lost |= _grams([trial for trial in trials if trial.key not in lost], folder, resources)
     phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources, at_once, halving)
     due = _due(phase)
-    return lost | _tuned(phase, due, _asha(phase, halving) if halving and due else None)
+    lost |= _tuned(phase, due, _asha(phase, halving) if halving and due else None)
+    forget_grams(folder)
+    return lost
 
 
 def _due(phase: Phase) -> list[str]:

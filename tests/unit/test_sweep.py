@@ -15,7 +15,17 @@ from mvgan.config import InputError
 from mvgan.storage.gc import collect_run
 from mvgan.storage.run import RECORD, RunFolder, open_run, read_run
 from mvgan.storage.uri import seen_from
-from mvgan.sweep import Case, Sweep, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
+from mvgan.sweep import (
+    Case,
+    Sweep,
+    check_sweep,
+    described,
+    distinct_generators,
+    forget_grams,
+    open_sweep,
+    outcome,
+    write_results,
+)
 from mvgan.train.codes import factorize
 from mvgan.train.export import export_weights
 from mvgan.train.kept import FOLDER, forget
@@ -214,6 +224,19 @@ def test_the_figure_is_that_of_what_is_exported(tiny_run: RunFolder, tmp_path: P
     assert better.name in caplog.text
     found = outcome(folder, trial)
     assert (found.frechet, found.status, found.clips) == (worse.meta["frechet"], "done", 16)
+
+
+def test_grams_go_when_no_trial_needs_them_any_more(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Two generators, two trials of each; the trials of the first get their codes one after another."""
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"interval": ((4,), (2,)), "num_codes": (2, 1)}, tiny_run.data))
+    trials = folder.sweep.trials()
+    stores = [folder.open_generator(trial).store for trial in distinct_generators(trials).values()]
+    for store in stores:
+        store.write(f"{FOLDER}/00000-0.grams", b"Grams")
+    for codes_of, left in ((trials[0], [1, 1]), (trials[1], [0, 1]), (trials[2], [0, 1]), (trials[3], [0, 0])):
+        shutil.copytree(f"{tiny_run.uri}/codes", f"{folder.trial_uri(codes_of)}/codes")
+        forget_grams(folder)
+        assert [len(store.list(f"{FOLDER}/")) for store in stores] == left
 
 
 def test_a_sweep_may_be_moved(tiny_run: RunFolder, tmp_path: Path) -> None:
