@@ -65,14 +65,21 @@ def carry_out(flags: Flags, sweep: Sweep, uri: str, page: Page) -> None:
         _print_plan(sweep, f"{uri}/{page.name}.html", plan)
         return
     with held(open_store(uri), "sweep"):
-        source = flags.source.render(uri, flags.preset, sweep.base)
-        with session(flags.resources):
-            check_room(flags.resources, math.inf)
-            source.shards(uri, sweep.base, "sweep")
-            for trial in distinct_generators(sweep.trials()).values():
-                source.check(uri, trial.run)  # other intervals may need longer videos
-            folder = open_sweep(uri, sweep)
-            failed = run_sweep(folder, flags.resources, flags.at_once, flags.halving)
+        folder = None
+        try:
+            source = flags.source.render(uri, flags.preset, sweep.base)
+            with session(flags.resources):
+                check_room(flags.resources, math.inf)
+                source.shards(uri, sweep.base, "sweep")
+                for trial in distinct_generators(sweep.trials()).values():
+                    source.check(uri, trial.run)  # other intervals may need longer videos
+                folder = open_sweep(uri, sweep)
+                failed = run_sweep(folder, flags.resources, flags.at_once, flags.halving)
+        except (Ended, KeyboardInterrupt):
+            if folder is not None:
+                print("sweep: ended before its end; its page is written of what there is", flush=True)
+                _conclude(folder, {}, page)
+            raise
         _conclude(folder, failed, page)
 
 
