@@ -1,6 +1,7 @@
 """A sweep: any settings with several values, a trial for each combination, and a page that compares them."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -32,7 +33,8 @@ class Flags(Settings):
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     place: Annotated[Place, tyro.conf.arg(name="")] = field(default_factory=Place)
     at_once: int = 0
-    """Most runs at a time, never more than the cluster has room for; 0 takes all of these."""
+    """Most runs at a time; 0 takes as many as the cluster has room for. Of more than that the others wait until the cluster, which is
+    asked to, has grown."""
     halving: int = 0
     """Early stopping (ASHA): of the trials measured after as many clips, one in so many goes on. 0 trains all to their end, also those
     that were stopped before."""
@@ -68,14 +70,21 @@ def carry_out(flags: Flags, sweep: Sweep, uri: str, page: Page) -> None:
         return
     shared = sweep.trials()[0].run  # how videos become shards is the same in all
     with held(open_store(uri), "sweep"):
-        source = flags.source.render(uri, flags.preset, shared)
-        with session(flags.resources):
-            check_room(flags.resources)
-            source.shards(uri, shared, "sweep")
-            for trial in distinct_generators(sweep.trials()).values():
-                source.check(uri, trial.run)  # other intervals may need longer videos
-            folder = open_sweep(uri, sweep)
-            failed = run_sweep(folder, flags.resources, flags.at_once, flags.halving)
+        folder = None
+        try:
+            source = flags.source.render(uri, flags.preset, shared)
+            with session(flags.resources):
+                check_room(flags.resources, math.inf)
+                source.shards(uri, shared, "sweep")
+                for trial in distinct_generators(sweep.trials()).values():
+                    source.check(uri, trial.run)  # other intervals may need longer videos
+                folder = open_sweep(uri, sweep)
+                failed = run_sweep(folder, flags.resources, flags.at_once, flags.halving)
+        except (Ended, KeyboardInterrupt):
+            if folder is not None:
+                print("sweep: ended before its end; its page is written of what there is", flush=True)
+                _conclude(folder, {}, page)
+            raise
         _conclude(folder, failed, page)
 
 

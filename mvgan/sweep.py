@@ -23,11 +23,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mvgan.config import InputError, Run, differences, from_dict, stage_of, to_dict
+from mvgan.storage.commit import Commits
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.storage.store import Store
 from mvgan.storage.uri import open_store
-from mvgan.train.export import read_json
+from mvgan.train.export import exported_images, read_json
 from mvgan.train.hooks import History, read_metrics
+from mvgan.train.kept import forget
 from mvgan.validation import check_pairs, validate
 
 
@@ -193,7 +195,7 @@ class SweepFolder:
 
     def open_trial(self, trial: Trial) -> RunFolder:
         """The run of a trial, created where it is not there."""
-        return open_run(self.trial_uri(trial), trial.run, self.sweep.data, self.generator_uri(trial))
+        return open_run(self.trial_uri(trial), trial.run, self.sweep.data, f"../../pairs/{trial.pairs_key}")
 
     def generator_uri(self, trial: Trial) -> str:
         """Where the run of the pair generator of a trial is."""
@@ -284,7 +286,8 @@ class Outcome:
     clips: int
     """On which stage 3 has been trained."""
     frechet: float | None = None
-    """The Frechet distance to real clips of what it exports, or last measured (`mvgan.train.measure`: seeded features, not FVD)."""
+    """The Frechet distance to real clips of what is exported, or, as long as nothing is, last measured (`mvgan.train.measure`: seeded
+    features, not FVD)."""
     frechet_error: float | None = None
     """Its bootstrap error."""
     backward: float | None = None
@@ -300,16 +303,14 @@ def outcome(folder: SweepFolder, trial: Trial) -> Outcome:
     done = store.exists("export/latent.safetensors")
     status = "done" if done else "stopped" if folder.stopped(trial) else "unfinished"
     clips = measured[-1]["images"] if measured else 0
-    figures = _figures(measured, trial.run.video.select == "best") | _ratios(store, trial)
+    figures = _figures(measured, exported_images(store).get("video") if done else None) | _ratios(store, trial)
     return Outcome(trial, uri, status, clips, **figures)
 
 
-def _figures(measured: History, best: bool) -> dict[str, float]:
-    if not measured:
-        return {}
-    trained = [record for record in measured if record["images"]] or measured  # there is no commit of no clips
-    record = min(trained, key=lambda record: record["frechet"]) if best else measured[-1]
-    return {name: record[name] for name in ("frechet", "frechet_error")}
+def _figures(measured: History, exported: int | None) -> dict[str, float]:
+    """What was measured last, or, where weights are exported, of these, which were taken after `exported` clips."""
+    found = [record for record in measured if exported in (None, record["images"])]
+    return {name: found[-1][name] for name in ("frechet", "frechet_error")} if found else {}
 
 
 def _ratios(store: Store, trial: Trial) -> dict[str, float]:
@@ -317,6 +318,15 @@ def _ratios(store: Store, trial: Trial) -> dict[str, float]:
         return {}
     edits = read_json(store, "codes.json")["edits"].get(trial.run.codes.method, {})
     return {direction: edits[direction]["median"] for direction in ("backward", "forward") if direction in edits}
+
+
+def forget_grams(folder: SweepFolder) -> None:
+    """Remove the Grams that are kept with pair generators, of each as soon as all its trials have their codes."""
+    trials = folder.sweep.trials()
+    for trial in distinct_generators(trials).values():
+        sharing = [other for other in trials if other.pairs_key == trial.pairs_key]
+        if all(Commits(open_store(folder.trial_uri(other)), "codes").newest() is not None for other in sharing):
+            forget(folder.open_generator(trial))
 
 
 def _plain(value: Any) -> Any:

@@ -151,9 +151,10 @@ class WindowStreams(DataConfig):
     Ray calls `configure` again whenever it restarts the workers, so where to start is read there.
     """
 
-    def __init__(self, run_uri: str, stage: str) -> None:
+    def __init__(self, run_uri: str, stage: str, trainings: int) -> None:
+        """trainings: as many as this one use the cluster at once; each takes an equal share of it."""
         super().__init__()
-        self.run_uri, self.stage = run_uri, stage
+        self.run_uri, self.stage, self.trainings = run_uri, stage, trainings
 
     def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """One stream a worker, under the name `train`: what `ray.train.get_dataset_shard` gives there."""
@@ -162,7 +163,7 @@ class WindowStreams(DataConfig):
         source = Source(folder.data, shards.content_hash, folder.run, self.stage)
         commit = folder.commits(self.stage).newest()
         start, end = commit.images if commit else 0, plan_of(folder.run, self.stage, len(shards)).end
-        limits = Limits.of_cluster(world_size)
+        limits = Limits.of_cluster(world_size * self.trainings)
         return [{"train": window_stream(source, shards, start, end, rank, world_size, limits)} for rank in range(world_size)]
 
 

@@ -21,6 +21,11 @@ from mvgan.config import Ended, InputError, Resources
 
 logger = logging.getLogger(__name__)
 
+
+class NoRoom(Ended):
+    """Others have the room on the cluster, or nodes are away: what waits longer may get it."""
+
+
 DECODE_CPUS = 0.5
 """Logical CPUs that one decoding task asks for. It keeps a whole core busy; with half of one, small clusters have room for it."""
 
@@ -29,6 +34,9 @@ STREAM_THREADS = ("StreamingExecutor", "iter_threaded")
 
 STREAM_END_S = 30.0
 """Most that these may take to end."""
+
+LEADER_BYTES = 512 * 2**20
+"""Ray's memory that the process asks for that leads a training of a sweep."""
 
 VMSTAT = Path("/proc/vmstat")
 
@@ -115,6 +123,8 @@ class Node:
 
     cpus: float
     gpus: float
+    memory: float = 0
+    """Ray's own count of bytes, of which only those who ask for some take any."""
 
 
 def nodes() -> tuple[list[Node], list[Node]]:
@@ -125,7 +135,7 @@ def nodes() -> tuple[list[Node], list[Node]]:
 
 
 def _node(resources: dict[str, float]) -> Node:
-    return Node(resources.get("CPU", 0), resources.get("GPU", 0))
+    return Node(resources.get("CPU", 0), resources.get("GPU", 0), resources.get("memory", 0))
 
 
 def places(cluster: Sequence[Node], resources: Resources) -> int:
@@ -147,27 +157,38 @@ def teams(cluster: Sequence[Node], resources: Resources) -> int:
     return count
 
 
-def shared_threads(resources: Resources, at_once: int) -> Resources:
-    """`resources` whose threads, where none are asked for, are a worker's share of this machine's cores beside so many trainings."""
-    count = resources.threads or worker_threads(at_once * resources.workers)
-    return replace(resources, threads=count)
+def leaders(cluster: Sequence[Node]) -> int:
+    """How many leaders of trainings the nodes hold, by the memory that these ask for."""
+    return sum(int(node.memory // LEADER_BYTES) for node in cluster)
 
 
-def check_room(resources: Resources) -> None:
-    """Wait until workers and decoding have room beside what else runs on the cluster, at most `resources.start_s`.
+def workers_here(here: Node, local: int, resources: Resources, trainings: int) -> int:
+    """Most workers at once on the node `here`, of so many trainings with these `resources`, one of which has `local` there."""
+    return max(local, min(local + (trainings - 1) * resources.workers, teams([here], replace(resources, workers=1))))
 
-    Raises InputError when the whole cluster is too small, Ended when others did not make room in time.
+
+def this_node() -> Node:
+    """What the node has that this process is on."""
+    mine = ray.get_runtime_context().get_node_id()
+    return next(_node(node["Resources"]) for node in ray.nodes() if node["NodeID"] == mine)
+
+
+def check_room(resources: Resources, longest_s: float | None = None) -> None:
+    """Wait until workers and decoding have room beside what else runs on the cluster, at most `longest_s`, or `resources.start_s`.
+
+    Raises InputError when the whole cluster is too small, NoRoom when others did not make room in time.
     """
     whole, free = nodes()
     if not fits(whole, resources):
         raise InputError(f"{demand(resources)}; the cluster has {describe(whole, resources)}; lower --workers or add nodes")
-    deadline = time.monotonic() + resources.start_s
+    longest_s = resources.start_s if longest_s is None else longest_s
+    deadline = time.monotonic() + longest_s
     if not fits(free, resources):
         logger.info("waits for room on the cluster: %s; free are %s", demand(resources), describe(free, resources))
     while not fits(free, resources):
         if time.monotonic() > deadline:
-            raise Ended(
-                f"no room within {resources.start_s:g} s: {demand(resources)}; free are {describe(free, resources)}; "
+            raise NoRoom(
+                f"no room within {longest_s:g} s: {demand(resources)}; free are {describe(free, resources)}; "
                 "end other jobs, add nodes, lower --workers, or raise --start-s"
             )
         time.sleep(1)
@@ -185,14 +206,14 @@ class RoomLost:
         self.since = 0.0
 
     def check(self) -> None:
-        """Raise Ended when the room has been missing for `resources.start_s`."""
+        """Raise NoRoom when the room has been missing for `resources.start_s`."""
         whole, _ = nodes()
         if fits(whole, self.resources):
             self.since = 0.0
             return
         self.since = self.since or time.monotonic()
         if time.monotonic() > self.since + self.resources.start_s:
-            raise Ended(
+            raise NoRoom(
                 f"nodes were lost and did not come back within {self.resources.start_s:g} s: {demand(self.resources)}; the cluster has "
                 f"{describe(whole, self.resources)}; add nodes, or raise --start-s; the same command goes on"
             )

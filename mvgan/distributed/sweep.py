@@ -7,11 +7,13 @@ written by a library that gives up after three tries.
 
 import functools
 import logging
+import math
 import os
+import queue
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +23,13 @@ from ray.tune.schedulers import ASHAScheduler
 from mvgan.config import Ended, InputError, Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.codes import factorize_latents, find_codes
-from mvgan.distributed.resources import check_room, nodes, shared_threads, teams
-from mvgan.distributed.trainer import train_stage
+from mvgan.distributed.door import Door, ask_cluster
+from mvgan.distributed.resources import LEADER_BYTES, NoRoom, check_room, leaders, nodes, teams
+from mvgan.distributed.trainer import Beside, train_stage
 from mvgan.storage.holder import held
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable
-from mvgan.sweep import SweepFolder, Trial, described, distinct_generators
+from mvgan.sweep import SweepFolder, Trial, described, distinct_generators, forget_grams
 from mvgan.train.export import WEIGHTS, export_weights
 from mvgan.train.hooks import History, read_metrics
 from mvgan.train.kept import kept_settings
@@ -37,7 +40,7 @@ from mvgan.train.state import UNITS
 POLL_S = 2.0
 """Time between two looks at what training has measured."""
 
-DRIVER: dict[str, float] = {"CPU": 0, "memory": 512 * 2**20}
+DRIVER: dict[str, float] = {"CPU": 0, "memory": LEADER_BYTES}
 """What the process asks for that leads a run: no CPU, as leaders that hold the CPUs of their own workers would wait for ever."""
 
 QUIET = {
@@ -69,6 +72,8 @@ class Phase:
     trials: Mapping[str, Trial]
     """By the keys of the runs."""
     resources: Resources
+    at_once: int = 1
+    """Most runs at a time."""
     halving: int = 0
     """As of `run_sweep`."""
 
@@ -96,38 +101,67 @@ class Phase:
         shaping = trial.generator_values if self.stage == "pairs" else trial.values
         return f"{self.what} of {described(shaping)}"
 
-    def train(self, run: RunFolder) -> None:
-        """Have the run do its part."""
+    def train(self, run: RunFolder, placed: Callable[[], None]) -> None:
+        """Have the run do its part, and call `placed` when its workers have begun."""
+        trainings = min(self.at_once, max(1, teams(nodes()[0], self.resources)))
         with held(run.store, "sweep"):
             if self.stage == "video":
                 find_codes(run, self.resources)
-            train_stage(run, self.stage, self.resources)
+            train_stage(run, self.stage, self.resources, Beside(trainings, placed))
 
 
 def run_sweep(folder: SweepFolder, resources: Resources, at_once: int, halving: int) -> Failures:
     """Train all that a sweep needs and that is not done; returns which runs have failed. Ray has been initialised.
 
-    at_once: most runs at a time, of as many as the cluster has room for; 0 takes all of these. halving: of the trials that are
-    measured after as many clips, one in so many goes on (ASHA); 0 trains all to their end, also those that were stopped before.
-    Raises InputError when the cluster holds no run at all.
+    at_once: most runs at a time; 0 takes as many as the cluster has room for. Those that find no room wait for it. halving: of the
+    trials that are measured after as many clips, one in so many goes on (ASHA); 0 trains all to their end, also those that were
+    stopped before. Raises InputError when the cluster holds no run at all.
     """
-    check_room(resources)
-    room = teams(nodes()[0], resources)
-    at_once = min(at_once or room, room)  # the others wait in Tune: those that wait for room themselves do so for start_s alone
-    resources = shared_threads(resources, at_once)
+    room = _room(resources)
+    if at_once <= room:
+        return _phases(folder, resources, at_once or room, halving)
+    print(f"sweep: the cluster has room for {room} of {at_once} runs at once; others wait until it has grown", flush=True)
+    ask_cluster(resources, at_once)
+    try:
+        return _phases(folder, resources, at_once, halving)
+    finally:
+        ask_cluster(resources, 0)
+
+
+def _room(resources: Resources) -> int:
+    """How many runs the cluster, if it were free, holds at once. Raises InputError when it is none."""
+    check_room(resources, math.inf)
+    whole, _ = nodes()
+    if not leaders(whole):
+        raise InputError(
+            f"the process that leads a run takes {LEADER_BYTES // 2**20} MiB of Ray's memory on one node; no node has as much; "
+            "start a node with a higher --memory (of ray start), or leave that flag away"
+        )
+    return min(teams(whole, resources), leaders(whole))
+
+
+def _phases(folder: SweepFolder, resources: Resources, at_once: int, halving: int) -> Failures:
+    """As `run_sweep`, with at most `at_once` runs at a time."""
     trials = folder.sweep.trials()
-    generators = Phase("pair generator", "pairs", folder, distinct_generators(trials), resources)
-    failed = _tuned(generators, [key for key in generators.trials if not generators.finished(key)], at_once, None)
+    generators = Phase("pair generator", "pairs", folder, distinct_generators(trials), resources, at_once)
+    failed = _tuned(generators, [key for key in generators.trials if not generators.finished(key)], None)
     lost = {trial.key: f"its pair generator failed: {failed[trial.pairs_key]}" for trial in trials if trial.pairs_key in failed}
     if folder.sweep.last == "pairs":
         return lost
     lost |= _grams([trial for trial in trials if trial.key not in lost], folder, resources)
-    phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources, halving)
-    # With early stopping those that have ended take part, and first: by their measures others are judged.
-    due = [key for key in phase.trials if halving or not phase.finished(key)]
-    due.sort(key=lambda key: not (phase.finished(key) or phase.stopped(key)))
-    asha = _asha(phase, halving) if halving and due else None
-    return lost | _tuned(phase, due, at_once, asha)
+    phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources, at_once, halving)
+    due = _due(phase)
+    lost |= _tuned(phase, due, _asha(phase, halving) if halving and due else None)
+    forget_grams(folder)
+    return lost
+
+
+def _due(phase: Phase) -> list[str]:
+    """The trials that Tune leads, in this order. With early stopping those that have ended take part, and first: others are judged by
+    what they have measured."""
+    ended = {key: phase.finished(key) or phase.stopped(key) for key in phase.trials}
+    due = [key for key in phase.trials if phase.halving or not phase.finished(key)]
+    return sorted(due, key=lambda key: not ended[key])
 
 
 def _grams(trials: Sequence[Trial], folder: SweepFolder, resources: Resources) -> Failures:
@@ -157,17 +191,20 @@ def _asha(phase: Phase, halving: int) -> ASHAScheduler:
     return ASHAScheduler("clips", "frechet", "min", max_t=max(ends), grace_period=grace, reduction_factor=halving)
 
 
-def _tuned(phase: Phase, due: Sequence[str], at_once: int, scheduler: ASHAScheduler | None) -> Failures:
-    """Have Tune lead the runs `due`, so many at once; returns which have failed."""
+def _tuned(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None) -> Failures:
+    """Have Tune lead the runs `due`; returns which have failed."""
     if not due:
         return {}
     os.environ.update(QUIET)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    teller = _Teller(phase, len(due))
-    print(f"sweep: {len(due)} of {len(phase.trials)} {phase.what}s to train, {min(at_once, len(due))} at once", flush=True)
+    teller, at_once = _Teller(phase, len(due)), min(phase.at_once, len(due))
+    print(f"sweep: {len(due)} of {len(phase.trials)} {phase.what}s to train, {at_once} at once", flush=True)
+    _, free = nodes()
+    if leaders(free) < at_once:
+        print(f"sweep: Ray's memory that is free holds {leaders(free)} of the {at_once} processes that lead runs; others wait", flush=True)
     with tempfile.TemporaryDirectory(prefix="mvgan-tune-") as notes:
         tune.Tuner(
-            tune.with_resources(functools.partial(_lead, phase=phase), tune.PlacementGroupFactory([DRIVER])),
+            tune.with_resources(functools.partial(_lead, phase=phase, door=Door(phase.resources)), tune.PlacementGroupFactory([DRIVER])),
             param_space={"key": tune.grid_search(list(due))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, scheduler=scheduler),
             run_config=tune.RunConfig(name=phase.stage, storage_path=notes, verbose=0, callbacks=[teller]),
@@ -175,19 +212,22 @@ def _tuned(phase: Phase, due: Sequence[str], at_once: int, scheduler: ASHASchedu
     return teller.failed
 
 
-def _lead(config: dict[str, Any], phase: Phase) -> None:
+def _lead(config: dict[str, Any], phase: Phase, door: Door) -> None:
     """What a process of Tune does: tell what the run has measured before, train it to its end, and tell what it measures meanwhile."""
     key = config["key"]
     run, end = phase.open(key), phase.end(key)
     told = _tell(run, phase.stage, end, -1)
     outcome: list[str] = []
+    waits: queue.SimpleQueue[str] = queue.SimpleQueue()
     if not phase.stopped(key):
         if phase.stage == "video":
             phase.folder.go_on(phase.trials[key])
-        thread = threading.Thread(target=_train, args=(phase, run, outcome), daemon=True)
+        thread = threading.Thread(target=_train, args=(phase, run, door, waits.put, outcome), daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
+            while not waits.empty():
+                tune.report({"waits": waits.get(), "ended": False})
             told = _tell(run, phase.stage, end, told)
     measured = _measured(run, phase.stage)
     last = {"clips": measured[-1]["images"], "frechet": measured[-1]["frechet"]} if measured else {}
@@ -212,15 +252,28 @@ def _measured(run: RunFolder, stage: str) -> History:
         return []
 
 
-def _train(phase: Phase, run: RunFolder, outcome: list[str]) -> None:
+def _train(phase: Phase, run: RunFolder, door: Door, say: Callable[[str], None], outcome: list[str]) -> None:
     """Train; whatever ends it becomes a line, so that one run's failure is not the end of the others."""
     try:
-        phase.train(run)
+        _train_in_turn(phase, run, door, say)
     except (InputError, Ended) as error:
         outcome.append(str(error))
     except Exception as error:
         outcome.append(f"{type(error).__name__}; see {run.store.uri}/{ERROR_LOG}")
         run.store.write(ERROR_LOG, traceback.format_exc().encode())
+
+
+def _train_in_turn(phase: Phase, run: RunFolder, door: Door, say: Callable[[str], None]) -> None:
+    """Train once there is room, and again when it was lost before or while the workers began; says why it waits."""
+    while True:
+        door.wait(run.uri, say)
+        try:
+            phase.train(run, functools.partial(door.passed, run.uri))
+            return
+        except NoRoom as error:
+            say(f"waits again: {error}")
+        finally:
+            door.passed(run.uri)
 
 
 class _Teller(tune.Callback):
@@ -231,8 +284,10 @@ class _Teller(tune.Callback):
         self.failed: Failures = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A measure."""
-        if not result["ended"]:
+        """A measure, or why the run waits."""
+        if "waits" in result:
+            self._say(f"{self.phase.name(trial.config['key'])} {result['waits']}")
+        elif not result["ended"]:
             unit = UNITS[self.phase.stage]
             self._say(f"{self.phase.name(trial.config['key'])}: Frechet distance {result['frechet']:.4g} after {result['clips']:,} {unit}")
 

@@ -5,6 +5,8 @@ import os
 import socket
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,7 +21,7 @@ from mvgan.config import ANOTHER_NAME, Ended, Resources
 from mvgan.distributed.console import Console, console
 from mvgan.distributed.data import WindowStreams, streamed_batches
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, raise_lasting
-from mvgan.distributed.resources import check_room, worker_threads
+from mvgan.distributed.resources import check_room, this_node, worker_threads, workers_here
 from mvgan.distributed.watchdog import Hung, TellLeader, began, bound, killed_for_memory, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
@@ -32,18 +34,28 @@ PATIENCE = 2
 """What a step waits for the storage is bounded by `hang_s` over this, so that the watchdog does not take it for one that hangs."""
 
 
-def train_stage(folder: RunFolder, stage: str, resources: Resources) -> None:
+@dataclass(frozen=True)
+class Beside:
+    """How a training stands to others on the cluster; by itself it is alone there."""
+
+    trainings: int = 1
+    """How many with the same resources are at work at once, this one included."""
+    placed: Callable[[], None] = lambda: None
+    """Called whenever all workers have begun, and so have their room."""
+
+
+def train_stage(folder: RunFolder, stage: str, resources: Resources, beside: Beside = Beside()) -> None:
     """Train `stage` to its end, from its newest commit on; does nothing when it has ended.
 
-    Raises InputError for a user's mistake, Ended when the workers cannot begin or fail too often.
+    Raises InputError for a user's mistake, Ended when the workers cannot begin (NoRoom) or fail too often.
     """
     if folder.complete(stage) is None:
         check_room(resources)
-        _fit(folder, stage, resources)
+        _fit(folder, stage, resources, beside)
     export_weights(folder, stage)
 
 
-def _fit(folder: RunFolder, stage: str, resources: Resources) -> None:
+def _fit(folder: RunFolder, stage: str, resources: Resources, beside: Beside) -> None:
     """Train, and start the workers again from the newest commit when some of them fail.
 
     Each start claims an epoch: a worker of the one before that was only thought lost can then commit nothing any more.
@@ -52,9 +64,9 @@ def _fit(folder: RunFolder, stage: str, resources: Resources) -> None:
     retries, rollbacks = Retries(resources.max_failures), Rollbacks(folder.commits(stage), stage)
     with console(folder.store, f"{stage}-{epoch:05d}") as out, tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes:
         for attempt in itertools.count():
-            trainer = _trainer(folder, stage, epoch, attempt, resources, out, notes)
+            trainer = _trainer(folder, stage, epoch, attempt, resources, beside.trainings, out, notes)
             try:
-                bound(trainer.fit, stage, attempt, resources, out)
+                bound(trainer.fit, stage, attempt, resources, out, beside.placed)
                 break
             except (TrainingFailedError, ray.exceptions.RayError) as error:  # the latter when Ray's own actor of the training dies
                 raise_lasting(error)
@@ -90,11 +102,16 @@ def _ending(stage: str, failure: Failure, retries: Retries) -> str:
     )
 
 
-def _trainer(folder: RunFolder, stage: str, epoch: int, attempt: int, resources: Resources, out: Console, notes: str) -> TorchTrainer:
+def _trainer(
+    folder: RunFolder, stage: str, epoch: int, attempt: int, resources: Resources, trainings: int, out: Console, notes: str
+) -> TorchTrainer:
     # A worker that answers no call from outside is given up, and so is a start that Ray would repeat for ever.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_s + TELL_S)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_s)
-    config = {"run": folder.uri, "stage": stage, "epoch": epoch, "attempt": attempt, "resources": resources, "console": out}
+    config = {
+        "run": folder.uri, "stage": stage, "epoch": epoch, "attempt": attempt, "resources": resources, "trainings": trainings,
+        "console": out,
+    }  # fmt: skip
     return TorchTrainer(
         _worker,
         train_loop_config=config,
@@ -111,7 +128,7 @@ def _trainer(folder: RunFolder, stage: str, epoch: int, attempt: int, resources:
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
         datasets={"train": ray.data.range(1)},
-        dataset_config=WindowStreams(folder.uri, stage),
+        dataset_config=WindowStreams(folder.uri, stage, trainings),
     )
 
 
@@ -122,7 +139,8 @@ def _worker(config: dict[str, Any]) -> None:
     began(out, config["attempt"], rank)
     out.forward_logging()
     folder = read_run(config["run"])
-    torch.set_num_threads(resources.threads or worker_threads(context.get_local_world_size()))
+    here = workers_here(this_node(), context.get_local_world_size(), resources, config["trainings"])
+    torch.set_num_threads(resources.threads or worker_threads(here))
     name = f"{stage}-{config['epoch']:05d}"
     with Watchdog(resources.hang_s, tell_hang(folder.store, out, name, config["attempt"], rank, resources.hang_s)) as watchdog:
         stream: Any = ray.train.get_dataset_shard("train")  # what WindowStreams gives

@@ -15,9 +15,9 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.exceptions import ControllerError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mvgan.config import Ended, Resources
+from mvgan.config import Resources
 from mvgan.distributed.console import Console
-from mvgan.distributed.resources import demand, describe, nodes, oom_kills
+from mvgan.distributed.resources import NoRoom, demand, describe, nodes, oom_kills
 from mvgan.storage.uri import Store
 
 
@@ -75,10 +75,10 @@ def _begun(out: Console, attempt: int) -> list[Begun]:
     return [note for note in out.noted() if isinstance(note, Begun) and note.attempt == attempt]
 
 
-def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console) -> None:
-    """Call `fit`, whose workers must begin within `resources.start_s`, and raise what it raises.
+def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console, placed: Callable[[], None]) -> None:
+    """Call `fit`, whose workers must begin within `resources.start_s`, then `placed` once they have, and raise what `fit` raises.
 
-    Raises Ended when they do not begin: Ray would wait for ever for a node that does not come back.
+    Raises NoRoom when they do not begin: Ray would wait for ever for a node that does not come back.
     """
     outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
@@ -101,11 +101,13 @@ def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources
             except queue.Empty:
                 if ready < resources.workers:
                     ready = len(_begun(out, attempt))
-                    if ready < resources.workers and time.monotonic() > started + resources.start_s:
-                        raise Ended(_not_begun(stage, ready, resources)) from None
+                    if ready == resources.workers:
+                        placed()
+                    elif time.monotonic() > started + resources.start_s:
+                        raise NoRoom(_not_begun(stage, ready, resources)) from None
                 continue
             if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                raise Ended(_not_begun(stage, ready, resources)) from None
+                raise NoRoom(_not_begun(stage, ready, resources)) from None
             if error is not None:
                 raise error
             return

@@ -12,7 +12,7 @@ from typing import Any
 from mvgan.config import ANOTHER_NAME, STAGES, InputError, Run, differences, from_dict, stage_of, to_dict
 from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.holder import held
-from mvgan.storage.uri import Store, open_store
+from mvgan.storage.uri import Store, open_store, seen_from
 from mvgan.validation import check_pairs, validate
 
 
@@ -31,7 +31,8 @@ class RunFolder:
     run: Run
     data: str
     stage_1_of: str | None = None
-    """Another run, whose stage 1 this one takes: trials of a sweep share pair generators."""
+    """Another run, whose stage 1 this one takes: trials of a sweep share pair generators. A URI, or a path as seen from this folder
+    (`../../pairs/0`), which stays right when both are moved together."""
 
     @property
     def uri(self) -> str:
@@ -44,7 +45,7 @@ class RunFolder:
 
     def home(self, stage: str) -> Store:
         """Where commits, metrics and samples of `stage` are: here, or for stage 1 maybe in the run that it is taken from."""
-        return open_store(self.stage_1_of) if stage == "pairs" and self.stage_1_of else self.store
+        return open_store(seen_from(self.uri, self.stage_1_of)) if stage == "pairs" and self.stage_1_of else self.store
 
     def complete(self, stage: str) -> Commit | None:
         """The newest commit of `stage`, if it verifies and ends the stage."""
@@ -63,6 +64,11 @@ class RunFolder:
         if stage in ("codes", "video"):
             check_pairs(self.run)
         commit = self.complete(stage)
+        if commit is None and self.home(stage) != self.store:
+            raise InputError(
+                f"run {self.uri} takes stage {stage} of {self.home(stage).uri}, which has not finished it, or is elsewhere now; "
+                "keep both where the sweep has them"
+            )
         if commit is None:
             raise InputError(f"run {self.uri} has not finished stage {stage}; run `python -m jobs.{stage}` on it first")
         return commit
@@ -92,6 +98,7 @@ def open_run(uri: str, run: Run, data: str, stage_1_of: str | None = None) -> Ru
     """Create the run at `uri`, whose stage 1 may be that of another one, or open it again with the same config.
 
     A setting may change as long as no stage that it shapes has begun. Raises InputError, naming the differences, when one has.
+    Where stage 1 is may change too: a folder was moved. Without `stage_1_of` it is where it was.
     """
     store = open_store(uri)
     if not store.exists(RECORD) and store.create(
@@ -99,7 +106,8 @@ def open_run(uri: str, run: Run, data: str, stage_1_of: str | None = None) -> Ru
     ):  # of two drivers at once, the second is asked as below
         return RunFolder(store, run, data, stage_1_of)
     changed = check_run(uri, run, data)
-    folder = RunFolder(store, run, data, read_run(uri).stage_1_of)
+    before = read_run(uri).stage_1_of
+    folder = RunFolder(store, run, data, stage_1_of or before)
     if changed:
         if folder.commits("codes").begun() and not folder.complete("codes"):
             # A driver of the old settings that was thought dead can then commit no codes; if it has done so meanwhile, we stop.
@@ -107,6 +115,7 @@ def open_run(uri: str, run: Run, data: str, stage_1_of: str | None = None) -> Ru
             check_run(uri, run, data)
         # Also a default may have changed since: one who gave no such flag learns that it is another one.
         logger.info("run %s goes on with other settings of stages that have not begun: %s", uri, _said(changed))
+    if changed or folder.stage_1_of != before:
         store.write(RECORD, _record(run, data, folder.stage_1_of))
     return folder
 

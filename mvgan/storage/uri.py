@@ -1,6 +1,7 @@
 """From a URI to its store: a local folder or an S3 prefix behind the same few operations."""
 
 import os
+import posixpath
 import re
 
 from mvgan.config import InputError
@@ -9,7 +10,7 @@ from mvgan.storage.s3 import S3Store
 from mvgan.storage.store import Store, Unreachable, inner_path
 
 
-__all__ = ["LocalStore", "S3Store", "Store", "Unreachable", "inner_path", "open_store", "place_of", "read_file"]
+__all__ = ["LocalStore", "S3Store", "Store", "Unreachable", "inner_path", "open_store", "place_of", "read_file", "seen_from"]
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
@@ -24,6 +25,14 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     if text.startswith("s3://"):
         return S3Store(text)
     raise InputError(f"storage {text!r} has the scheme {text.split('://')[0]!r}; give a local path or s3://bucket/prefix")
+
+
+def seen_from(uri: str, path: str) -> str:
+    """The URI that `path` names as seen from the folder at `uri`: itself, or one beside that folder (`../../pairs/0`)."""
+    if not path.startswith("../"):
+        return path
+    scheme, slashes, place = uri.rpartition("://")
+    return scheme + slashes + posixpath.normpath(f"{place}/{path}")
 
 
 def place_of(uri: str) -> tuple[Store, str]:

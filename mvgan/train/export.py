@@ -38,7 +38,7 @@ def export_weights(folder: RunFolder, stage: str) -> None:
     commit, weights = _best_weights(folder, stage) if best else (last, committed_weights(folder, stage, last))
     folder.store.write(f"export/{WEIGHTS[stage]}", weights)
     fps = float(np.median(ShardSet.open(folder.data, verify=False).fps))
-    images = _exported_images(folder.store) | {stage: commit.images}
+    images = exported_images(folder.store) | {stage: commit.images}
     about = {"format_version": 1, "config": to_dict(folder.run), "fps": fps, "images": images}
     folder.store.write("export/config.json", json.dumps(about, indent=1).encode())
     export_card(folder)
@@ -91,7 +91,7 @@ def _card_facts(folder: RunFolder, files: Mapping[str, bytes]) -> card.Facts:
     }
     return card.Facts(
         folder.uri.rstrip("/").rpartition("/")[2], folder.run, ShardSet.open(folder.data, verify=False), files, stages,
-        _exported_images(folder.store), {stage: _measures(folder, stage) for stage in WEIGHTS}, codes, networks,
+        exported_images(folder.store), {stage: _measures(folder, stage) for stage in WEIGHTS}, codes, networks,
         _results(folder.store), json.loads(folder.store.read(RECORD)).get("versions", {}),
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def _measures(folder: RunFolder, stage: str) -> list[dict[str, Any]]:
     return [] if last is None else json.loads(commits.read(last, "history.json"))
 
 
-def _exported_images(store: Store) -> dict[str, int]:
+def exported_images(store: Store) -> dict[str, int]:
     """After how many images the weights in `export/` were taken, by their stages; empty when config.json does not say."""
     images = _said(store, "config.json").get("images", {}) if store.exists("export/config.json") else {}
     return images if isinstance(images, dict) else {}

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from mvgan.config import Resources
 from mvgan.distributed.resources import nodes, teams
@@ -118,10 +120,31 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
         assert (better.status, better.clips, worse.status) == ("done", 480, "stopped")
         assert 480 not in history(folder, worse.trial)
     assert "pair generators to train" not in capsys.readouterr().out
-    assert run_sweep(folder, resources, 5, 0) == {}  # at most as many as there is room for; and without early stopping it goes on
-    assert "sweep: 1 of 2 trials to train, 1 at once" in capsys.readouterr().out
+    assert run_sweep(folder, resources, 5, 0) == {}  # more than there is room for; and without early stopping it goes on
+    said = capsys.readouterr().out
+    assert "room for 2 of 5 runs at once; others wait" in said and "sweep: 1 of 2 trials to train, 1 at once" in said
     assert outcome(folder, worse.trial).status == "done" and 480 in history(folder, worse.trial)
     assert not folder.stopped(worse.trial)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_beside_another_job_trials_wait_for_room(tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another job keeps two of four CPUs, so that there is room for one worker and its decoding. Of two trials at once one
+    waits; were both let in, nothing would be left to decoding."""
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"num_codes": (1, 2)}, tiny_run.data))
+    trials = folder.sweep.trials()
+    for part in ("pairs", "export"):
+        shutil.copytree(f"{tiny_run.uri}/{part}", f"{folder.open_generator(trials[0]).uri}/{part}")
+    other = placement_group([{"CPU": 2}])
+    ray.get(other.ready())
+    try:
+        assert run_sweep(folder, Resources(threads=1, hang_s=60), 0, 0) == {}
+    finally:
+        remove_placement_group(other)
+    said = capsys.readouterr().out
+    assert "sweep: 2 of 2 trials to train, 2 at once" in said
+    assert said.count("waits for room on the cluster: 1 workers take a CPU each") == 1 and "waits again" not in said
+    assert [outcome(folder, trial).status for trial in trials] == ["done"] * 2
 
 
 def history(folder: SweepFolder, trial: Trial) -> dict[int, float]:

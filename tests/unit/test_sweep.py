@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,19 @@ import pytest
 from mvgan.config import InputError
 from mvgan.storage.gc import collect_run
 from mvgan.storage.run import RECORD, RunFolder, open_run, read_run
-from mvgan.sweep import Case, Sweep, check_sweep, described, distinct_generators, open_sweep, outcome, with_values, write_results
+from mvgan.storage.uri import seen_from
+from mvgan.sweep import (
+    Case,
+    Sweep,
+    check_sweep,
+    described,
+    distinct_generators,
+    forget_grams,
+    open_sweep,
+    outcome,
+    with_values,
+    write_results,
+)
 from mvgan.train.codes import factorize
 from mvgan.train.export import export_weights
 from mvgan.train.kept import FOLDER, forget
@@ -226,11 +239,62 @@ def test_outcomes_and_results(tiny_run: RunFolder, tmp_path: Path) -> None:
     assert float(rows[0]["frechet"]) == measured[-1]["frechet"] and rows[0]["run"] == folder.trial_uri(trials[0])
 
 
-def test_the_best_of_a_stage_counts_where_it_is_exported(tiny_run: RunFolder, tmp_path: Path) -> None:
+def test_the_figure_is_that_of_what_is_exported(tiny_run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of two commits the better one is damaged, so that the other one is exported."""
     best = dataclasses.replace(tiny_run.run, video=dataclasses.replace(tiny_run.run.video, select="best"))
     folder = open_sweep(str(tmp_path / "sweep"), Sweep(best, {}, tiny_run.data))
     (trial,) = folder.sweep.trials()
-    folder.open_trial(trial).store.write("video/metrics.jsonl", b"\n".join(
-        json.dumps({"images": images, "frechet": frechet, "frechet_error": 0.1}).encode() for images, frechet in ((0, 0.5), (8, 1), (16, 2))
-    ))  # fmt: skip
-    assert (outcome(folder, trial).frechet, outcome(folder, trial).clips) == (1, 16)
+    record = json.loads(folder.open_trial(trial).store.read(RECORD))
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trial), dirs_exist_ok=True)
+    run = read_run(folder.trial_uri(trial))
+    run.store.write(RECORD, json.dumps({name: value for name, value in record.items() if name != "stage_1_of"}).encode())
+    run = read_run(run.uri)
+    better, worse = sorted(run.commits("video").records(), key=lambda commit: commit.meta["frechet"])
+    assert better.images != worse.images
+    export_weights(run, "video")
+    assert outcome(folder, trial).frechet == better.meta["frechet"]
+    path = f"video/{better.files['state.pt']['path']}"
+    run.store.write(path, run.store.read(path)[:-1] + b"?")
+    with caplog.at_level(logging.WARNING):
+        export_weights(run, "video")
+    assert better.name in caplog.text
+    found = outcome(folder, trial)
+    assert (found.frechet, found.status, found.clips) == (worse.meta["frechet"], "done", 16)
+
+
+def test_grams_go_when_no_trial_needs_them_any_more(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Two generators, two trials of each; the trials of the first get their codes one after another."""
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"interval": ((4,), (2,)), "num_codes": (2, 1)}, tiny_run.data))
+    trials = folder.sweep.trials()
+    stores = [folder.open_generator(trial).store for trial in distinct_generators(trials).values()]
+    for store in stores:
+        store.write(f"{FOLDER}/00000-0.grams", b"Grams")
+    for codes_of, left in ((trials[0], [1, 1]), (trials[1], [0, 1]), (trials[2], [0, 1]), (trials[3], [0, 0])):
+        shutil.copytree(f"{tiny_run.uri}/codes", f"{folder.trial_uri(codes_of)}/codes")
+        forget_grams(folder)
+        assert [len(store.list(f"{FOLDER}/")) for store in stores] == left
+
+
+def test_a_sweep_may_be_moved(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Its trials take the pair generators beside them, wherever that is; also those noted with the place where they were."""
+    swept = Sweep(tiny_run.run, {"num_codes": (2, 1)}, tiny_run.data)
+    folder = open_sweep(str(tmp_path / "old"), swept)
+    first, second = folder.sweep.trials()
+    shutil.copytree(tiny_run.uri, folder.open_generator(first).uri, dirs_exist_ok=True)
+    folder.open_trial(first)
+    open_run(folder.trial_uri(second), second.run, tiny_run.data, f"{folder.store.uri}/pairs/{second.pairs_key}")
+    shutil.move(tmp_path / "old", tmp_path / "elsewhere")
+    moved = open_sweep(str(tmp_path / "elsewhere"), swept)
+    assert read_run(moved.trial_uri(first)).complete("pairs") is not None
+    with pytest.raises(InputError, match=f"takes stage pairs of {tmp_path}/old/pairs/.*, which has not finished it, or is elsewhere now"):
+        read_run(moved.trial_uri(second)).require("pairs")
+    for trial in (first, second):
+        assert moved.open_trial(trial).require("pairs").images == 64
+        assert read_run(moved.trial_uri(trial)).home("pairs").uri == f"{tmp_path}/elsewhere/pairs/{trial.pairs_key}"
+
+
+def test_places_beside_a_folder() -> None:
+    assert seen_from("s3://bucket/sweeps/a/trials/1", "../../pairs/0") == "s3://bucket/sweeps/a/pairs/0"
+    assert seen_from("s3://bucket/trials/1", "../../pairs/0") == "s3://bucket/pairs/0"
+    assert seen_from("/runs/a/trials/1", "../../pairs/0") == "/runs/a/pairs/0"
+    assert seen_from("/runs/a/trials/1", "s3://bucket/pairs/0") == "s3://bucket/pairs/0"

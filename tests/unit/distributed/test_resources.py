@@ -1,6 +1,7 @@
 """Room for workers and decoding, node by node; the reference places them one by one."""
 
 import itertools
+import math
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from mvgan.config import Ended, InputError, Resources
 from mvgan.distributed import resources as module
-from mvgan.distributed.resources import Node, RoomLost, check_room, fits, oom_kills, session
+from mvgan.distributed.resources import Node, NoRoom, RoomLost, check_room, fits, oom_kills, session, worker_threads, workers_here
 
 
 def cpus(*numbers: float) -> list[Node]:
@@ -72,9 +73,36 @@ def test_what_others_keep_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None
     cluster_of(monkeypatch, cpus(4), cpus(2))
     clock = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    with pytest.raises(Ended, match=r"no room within 20 s: 2 workers .*; free are 2 CPUs on 1 nodes") as raised:
+    with pytest.raises(NoRoom, match=r"no room within 20 s: 2 workers .*; free are 2 CPUs on 1 nodes") as raised:
         check_room(Resources(workers=2, start_s=20))
     assert "\n" not in str(raised.value)
+
+
+def test_who_waits_without_limit_outlasts_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster_of(monkeypatch, cpus(4), *[cpus(2)] * 99, cpus(3))
+    clock = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    check_room(Resources(workers=2, start_s=20), math.inf)
+
+
+@pytest.mark.parametrize(
+    ("here", "local", "resources", "trainings", "count"),
+    [
+        (Node(16, 0), 1, Resources(), 1, 1),
+        (Node(16, 0), 1, Resources(), 4, 4),
+        (Node(16, 0), 2, Resources(workers=4), 2, 6),  # two of its workers are elsewhere, those of the other one may be here
+        (Node(16, 0), 1, Resources(), 99, 10),  # 15 CPUs with their decoding
+        (Node(16, 2), 1, Resources(gpu=True), 99, 2),
+        (Node(0, 0), 1, Resources(), 99, 1),
+    ],
+)
+def test_workers_that_share_a_nodes_cores(here: Node, local: int, resources: Resources, trainings: int, count: int) -> None:
+    assert workers_here(here, local, resources, trainings) == count
+
+
+def test_threads_are_a_share_of_the_workers_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(33)))
+    assert [worker_threads(workers_here(Node(32, 0), 1, Resources(), trainings)) for trainings in (1, 4, 99)] == [32, 8, 1]
 
 
 def test_nodes_that_do_not_come_back_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +112,7 @@ def test_nodes_that_do_not_come_back_end_the_wait(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "nodes", lambda: (next(looks), []))
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock) // 2))
     watch = RoomLost(Resources(start_s=5))
-    with pytest.raises(Ended, match=r"nodes were lost and did not come back within 5 s: 1 workers .*; the cluster has 0 CPUs"):
+    with pytest.raises(NoRoom, match=r"nodes were lost and did not come back within 5 s: 1 workers .*; the cluster has 0 CPUs"):
         all(watch.check() is None for _ in range(99))
     assert 5 < 99 - len(list(looks)) < 20
 

@@ -1,15 +1,18 @@
 """What is said and noted of a sweep's runs as Tune ends them, and what becomes of errors: without Ray."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from mvgan.config import InputError, Resources
 from mvgan.distributed import sweep as module
-from mvgan.distributed.sweep import ERROR_LOG, Phase, _measured, _Teller, _train
+from mvgan.distributed.door import Door
+from mvgan.distributed.resources import Node, NoRoom
+from mvgan.distributed.sweep import ERROR_LOG, Phase, _due, _measured, _room, _Teller, _train
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable
 from mvgan.sweep import Sweep, open_sweep
@@ -23,6 +26,29 @@ def phase(tiny_run: RunFolder, tmp_path: Path) -> Phase:
     done, _ = trials
     shutil.copytree(tiny_run.uri, folder.trial_uri(trials[done]))
     return Phase("trial", "video", folder, trials, Resources(), halving=2)
+
+
+class OpenDoor:
+    """Lets in whoever comes, and notes it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def wait(self, who: str, say: Any) -> None:
+        self.seen.append(("wait", who))
+
+    def passed(self, who: str) -> None:
+        self.seen.append(("passed", who))
+
+
+def train(phase: Phase, run: RunFolder, outcome: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """`_train`, with what it asked of the door, and what was said."""
+    door, said = OpenDoor(), list[str]()
+    try:
+        _train(phase, run, cast(Door, door), said.append, outcome)
+    finally:
+        assert door.seen[-1] == ("passed", run.uri)
+    return door.seen, said
 
 
 def complete(teller: _Teller, key: str, result: dict[str, Any]) -> None:
@@ -55,11 +81,11 @@ def test_errors_become_lines_even_where_the_log_cannot_be_written(phase: Phase, 
     def fail(error: Exception) -> list[str]:
         outcome: list[str] = []
 
-        def train(self: Phase, run: RunFolder) -> None:
+        def raising(self: Phase, run: RunFolder, placed: object) -> None:
             raise error
 
-        monkeypatch.setattr(Phase, "train", train)
-        _train(phase, run, outcome)
+        monkeypatch.setattr(Phase, "train", raising)
+        train(phase, run, outcome)
         return outcome
 
     assert fail(InputError("the user's mistake")) == ["the user's mistake"]
@@ -72,7 +98,7 @@ def test_errors_become_lines_even_where_the_log_cannot_be_written(phase: Phase, 
     outcome: list[str] = []
     monkeypatch.setattr(type(run.store), "write", refuse)
     with pytest.raises(Unreachable):
-        _train(phase, run, outcome)
+        train(phase, run, outcome)
     assert outcome == [f"ZeroDivisionError; see {run.uri}/{ERROR_LOG}"]
 
 
@@ -92,3 +118,51 @@ def test_without_early_stopping_what_was_stopped_goes_on(phase: Phase) -> None:
     assert phase.stopped(other) and not Phase("trial", "video", phase.folder, phase.trials, Resources()).stopped(other)
     phase.folder.go_on(phase.trials[other])
     assert not phase.folder.stopped(phase.trials[other])
+
+
+def test_who_loses_the_room_waits_again_and_has_not_failed(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, other = phase.trials
+    run, tries = phase.open(other), iter([NoRoom("taken"), NoRoom("taken again"), None])
+
+    def train_third_time(self: Phase, run: RunFolder, placed: Any) -> None:
+        if error := next(tries):
+            raise error
+        placed()
+
+    monkeypatch.setattr(Phase, "train", train_third_time)
+    outcome: list[str] = []
+    asked, said = train(phase, run, outcome)
+    assert outcome == [] and said == ["waits again: taken", "waits again: taken again"]
+    assert [what for what, _ in asked] == ["wait", "passed"] * 3 + ["passed"]
+
+
+def test_why_a_run_waits_is_told(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
+    teller, (_, other) = _Teller(phase, 1), phase.trials
+    teller.on_trial_result(0, [], SimpleNamespace(config={"key": other}), {"waits": "waits for room: none is free", "ended": False})
+    assert capsys.readouterr().out == "sweep: trial of num_codes 1 waits for room: none is free\n"
+    assert teller.failed == {} and teller.ended == 0
+
+
+def test_with_early_stopping_those_that_have_ended_go_first(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """By their measures others are judged: finished and stopped ones in the order of the grid, then the others."""
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"num_codes": (1, 2, 3, 4)}, tiny_run.data))
+    trials = {trial.key: trial for trial in folder.sweep.trials()}
+    first, done, third, stopped = trials
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trials[done]))
+    folder.stop(trials[stopped], 4)
+    phase = Phase("trial", "video", folder, trials, Resources(), halving=2)
+    assert _due(phase) == [done, stopped, first, third]
+    assert _due(dataclasses.replace(phase, halving=0)) == [first, third, stopped]
+
+
+@pytest.mark.parametrize(("gib", "room"), [((8,), 2), ((0.75, 0.4), 1), ((0.4, 0.4, 0.4), 0)])
+def test_leaders_take_memory_of_one_node_each(gib: tuple[float, ...], room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a GiB each; of CPUs there are enough for two runs or more."""
+    cluster = [Node(4, 0, size * 2**30) for size in gib]
+    monkeypatch.setattr(module, "check_room", lambda resources, longest_s: None)
+    monkeypatch.setattr(module, "nodes", lambda: (cluster, cluster))
+    if room:
+        assert _room(Resources()) == room
+    else:
+        with pytest.raises(InputError, match=r"takes 512 MiB of Ray's memory on one node; no node has as much; start a node with"):
+            _room(Resources())
