@@ -7,31 +7,41 @@ from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.config import Resources
 from mvgan.distributed.resources import DECODE_CPUS, LEADER_BYTES, demand, describe, fits, nodes
+from mvgan.distributed.watchdog import Room
 
 
 POLL_S = 1.0
 """Time between two looks for room."""
+
+ANSWER_S = 2.0
+"""Time for an actor that is alive to answer."""
+
+CLOSE_S = 30.0
+"""Most that is waited for those to die that were killed last."""
 
 
 class Places:
     """Lets in as many trainings as there is room for.
 
     What it has let in counts until its workers hold their room: two that saw the same room would both begin, and leave none to
-    decoding, without which both hang.
+    decoding, without which both hang. The room of one that was killed, as by early stopping, is freed: who would have done so is dead.
     """
 
     def __init__(self, resources: Resources) -> None:
         """resources: of each training. Who says for `start_s` nothing of its workers is taken to have died."""
         self.resources = resources
         self._entered: dict[str, float] = {}
+        self._rooms: dict[str, Room] = {}
 
     def enter(self, who: str) -> str | None:
         """Let `who` in, or say what there is instead of room."""
         now = time.monotonic()
+        self.clear()
         self._entered = {other: at for other, at in self._entered.items() if other != who and now <= at + self.resources.start_s}
         _, free = nodes()
         if not fits(free, replace(self.resources, workers=(len(self._entered) + 1) * self.resources.workers)):
@@ -39,9 +49,33 @@ class Places:
         self._entered[who] = now
         return None
 
-    def passed(self, who: str) -> None:
-        """Those of `who` hold their room now, or need none any more."""
+    def placed(self, who: str, room: Room) -> None:
+        """The workers of `who` hold their room now."""
         self._entered.pop(who, None)
+        self._rooms[who] = room
+
+    def left(self, who: str) -> None:
+        """`who` needs no room any more, and has freed what it had."""
+        self._entered.pop(who, None)
+        self._rooms.pop(who, None)
+
+    def clear(self) -> int:
+        """Free the rooms of those that are dead; how many are held still."""
+        for who, room in list(self._rooms.items()):
+            if _dead(room.controller):
+                remove_placement_group(room.group)
+                del self._rooms[who]
+        return len(self._rooms)
+
+
+def _dead(actor: Any) -> bool:
+    try:
+        ray.get(actor.__ray_ready__.remote(), timeout=ANSWER_S)
+    except ray.exceptions.GetTimeoutError:
+        return False  # it is at work
+    except ray.exceptions.RayActorError:
+        return True
+    return False
 
 
 class Door:
@@ -62,9 +96,19 @@ class Door:
             told = True
             time.sleep(POLL_S)
 
-    def passed(self, who: str) -> None:
-        """The workers of `who` hold their room, or it needs none any more."""
-        ray.get(self.actor.passed.remote(who))
+    def placed(self, who: str, room: Room) -> None:
+        """The workers of `who` hold their room."""
+        ray.get(self.actor.placed.remote(who, room))
+
+    def left(self, who: str) -> None:
+        """`who` needs no room any more."""
+        ray.get(self.actor.left.remote(who))
+
+    def close(self) -> None:
+        """At the end, when nobody comes any more: free what those have held that were killed last."""
+        until = time.monotonic() + CLOSE_S
+        while ray.get(self.actor.clear.remote()) and time.monotonic() < until:
+            time.sleep(POLL_S)
 
 
 def ask_cluster(resources: Resources, trainings: int) -> None:

@@ -26,6 +26,7 @@ from mvgan.distributed.codes import factorize_latents, find_codes
 from mvgan.distributed.door import Door, ask_cluster
 from mvgan.distributed.resources import LEADER_BYTES, NoRoom, check_room, leaders, nodes, teams
 from mvgan.distributed.trainer import Beside, train_stage
+from mvgan.distributed.watchdog import Room
 from mvgan.storage.holder import held
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable
@@ -101,8 +102,8 @@ class Phase:
         shaping = trial.generator_values if self.stage == "pairs" else trial.values
         return f"{self.what} of {described(shaping)}"
 
-    def train(self, run: RunFolder, placed: Callable[[], None]) -> None:
-        """Have the run do its part, and call `placed` when its workers have begun."""
+    def train(self, run: RunFolder, placed: Callable[[Room], None]) -> None:
+        """Have the run do its part, and call `placed` when its workers have begun, with the room that they hold."""
         trainings = min(self.at_once, max(1, teams(nodes()[0], self.resources)))
         with held(run.store, "sweep"):
             if self.stage == "video":
@@ -202,13 +203,15 @@ def _tuned(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None) ->
     _, free = nodes()
     if leaders(free) < at_once:
         print(f"sweep: Ray's memory that is free holds {leaders(free)} of the {at_once} processes that lead runs; others wait", flush=True)
+    door = Door(phase.resources)
     with tempfile.TemporaryDirectory(prefix="mvgan-tune-") as notes:
         tune.Tuner(
-            tune.with_resources(functools.partial(_lead, phase=phase, door=Door(phase.resources)), tune.PlacementGroupFactory([DRIVER])),
+            tune.with_resources(functools.partial(_lead, phase=phase, door=door), tune.PlacementGroupFactory([DRIVER])),
             param_space={"key": tune.grid_search(list(due))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, scheduler=scheduler),
             run_config=tune.RunConfig(name=phase.stage, storage_path=notes, verbose=0, callbacks=[teller]),
         ).fit()
+    door.close()
     return teller.failed
 
 
@@ -268,12 +271,12 @@ def _train_in_turn(phase: Phase, run: RunFolder, door: Door, say: Callable[[str]
     while True:
         door.wait(run.uri, say)
         try:
-            phase.train(run, functools.partial(door.passed, run.uri))
+            phase.train(run, functools.partial(door.placed, run.uri))
             return
         except NoRoom as error:
             say(f"waits again: {error}")
         finally:
-            door.passed(run.uri)
+            door.left(run.uri)
 
 
 class _Teller(tune.Callback):

@@ -22,7 +22,7 @@ from mvgan.distributed.console import Console, console
 from mvgan.distributed.data import WindowStreams, streamed_batches
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, raise_lasting
 from mvgan.distributed.resources import check_room, this_node, worker_threads, workers_here
-from mvgan.distributed.watchdog import Hung, TellLeader, began, bound, killed_for_memory, tell_hang
+from mvgan.distributed.watchdog import Hung, Room, TellLeader, began, bound, killed_for_memory, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import Rollbacks
@@ -40,8 +40,8 @@ class Beside:
 
     trainings: int = 1
     """How many with the same resources are at work at once, this one included."""
-    placed: Callable[[], None] = lambda: None
-    """Called whenever all workers have begun, and so have their room."""
+    placed: Callable[[Room], None] = lambda room: None
+    """Called whenever all workers have begun, with the room that they hold."""
 
 
 def train_stage(folder: RunFolder, stage: str, resources: Resources, beside: Beside = Beside()) -> None:

@@ -13,6 +13,7 @@ import ray
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.exceptions import ControllerError
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.config import Resources
@@ -37,6 +38,8 @@ class Begun:
     host: str
     node_id: str
     oom_kills: int
+    group: PlacementGroup | None
+    """What holds the room of all workers of the attempt."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ class Led:
     controller: Any
 
 
+@dataclass(frozen=True)
+class Room:
+    """What the workers of an attempt hold, and who frees it at its end unless it is killed."""
+
+    controller: Any
+    group: PlacementGroup
+
+
 class TellLeader(ControllerCallback):
     """Tells the driver which actor leads an attempt, so that it can be ended."""
 
@@ -68,14 +79,22 @@ class TellLeader(ControllerCallback):
 
 def began(out: Console, attempt: int, rank: int) -> None:
     """Tell the driver that this worker has begun."""
-    out.note(Begun(attempt, rank, socket.gethostname(), ray.get_runtime_context().get_node_id(), oom_kills()))
+    node_id = ray.get_runtime_context().get_node_id()
+    out.note(Begun(attempt, rank, socket.gethostname(), node_id, oom_kills(), get_current_placement_group()))
 
 
 def _begun(out: Console, attempt: int) -> list[Begun]:
     return [note for note in out.noted() if isinstance(note, Begun) and note.attempt == attempt]
 
 
-def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console, placed: Callable[[], None]) -> None:
+def _rooms(out: Console, attempt: int) -> list[Room]:
+    """The room of an attempt, once its workers have begun."""
+    controllers = [note.controller for note in out.noted() if isinstance(note, Led) and note.attempt == attempt]
+    groups = [note.group for note in _begun(out, attempt) if note.group is not None]
+    return [Room(controller, group) for controller, group in zip(controllers, groups, strict=False)]
+
+
+def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console, placed: Callable[[Room], None]) -> None:
     """Call `fit`, whose workers must begin within `resources.start_s`, then `placed` once they have, and raise what `fit` raises.
 
     Raises NoRoom when they do not begin: Ray would wait for ever for a node that does not come back.
@@ -102,7 +121,8 @@ def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources
                 if ready < resources.workers:
                     ready = len(_begun(out, attempt))
                     if ready == resources.workers:
-                        placed()
+                        for room in _rooms(out, attempt):
+                            placed(room)
                     elif time.monotonic() > started + resources.start_s:
                         raise NoRoom(_not_begun(stage, ready, resources)) from None
                 continue
@@ -116,13 +136,17 @@ def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources
 
 
 def _leave(thread: threading.Thread, out: Console, attempt: int) -> None:
-    """End the actor that leads an attempt, and with it its workers and the thread that waits for it.
+    """End the actor that leads an attempt, and with it its workers, their room, and the thread that waits for it.
 
-    A thread that waits for an answer of Ray while Ray is shut down may end this process by a segmentation fault.
+    A thread that waits for an answer of Ray while Ray is shut down may end this process by a segmentation fault. Ray's own cleaner
+    of rooms asks the dashboard who is dead, and so frees none on a cluster without one.
     """
+    rooms = _rooms(out, attempt)
     for note in out.noted():
         if isinstance(note, Led) and note.attempt == attempt:
             ray.kill(note.controller)
+    for room in rooms:
+        remove_placement_group(room.group)
     thread.join(LEAVE_S)
 
 

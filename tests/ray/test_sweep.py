@@ -1,4 +1,4 @@
-"""A sweep on Ray Tune: killed and going on as a user would, on a cluster with room for two trials, and with early stopping."""
+"""A sweep on Ray Tune: killed and going on as a user would, on a cluster with room for two runs, with early stopping, beside others."""
 
 import csv
 import dataclasses
@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,10 +16,12 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from mvgan.config import Resources
 from mvgan.distributed.resources import nodes, teams
 from mvgan.distributed.sweep import run_sweep
+from mvgan.report.frames import frames_outcome
 from mvgan.storage.run import RunFolder
 from mvgan.sweep import Sweep, SweepFolder, Trial, open_sweep, outcome
+from mvgan.tables import TABLES
 from mvgan.train.hooks import read_metrics
-from tests.short_run import ROOT, SHORT, command, environment
+from tests.short_run import ROOT, command, environment
 from tests.unit.conftest import tiny_run
 
 
@@ -68,27 +69,6 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path)
     assert all(float(row["frechet"]) > 0 for row in rows)
 
 
-def test_a_table_of_pair_generators_ends_with_stage_1(clips: Path, tmp_path: Path) -> None:
-    """No trial of videos is begun, and the other table of the same rows trains nothing."""
-    names = ("table1-ucf101", "table6-ucf101")
-    flags = ("--scale", "tiny", *SHORT[2:], "--videos", str(clips), "--storage", str(tmp_path), "--name", "s")
-    first, again = (
-        subprocess.run(
-            [sys.executable, "-m", "jobs.reproduce", name, *flags], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
-        )
-        for name in names
-    )
-    assert (first.returncode, again.returncode) == (0, 0), first.stdout + first.stderr + again.stdout + again.stderr
-    assert "sweep: 2 of 2 pair generators to train" in first.stdout and " to train" not in again.stdout
-    folder = tmp_path / "s"
-    assert len(list((folder / "pairs").iterdir())) == 2 and not (folder / "trials").exists()
-    for name in names:
-        with open(folder / f"{name}.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert [(row["case"], row["status"]) for row in rows] == [("StyleGAN2", "done"), ("MotionStyleGAN", "done")]
-        assert all(float(row["frechet_frames"]) > 0 for row in rows) and "published and measured" in (folder / f"{name}.html").read_text()
-
-
 @pytest.mark.usefixtures("ray_session")
 def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
     tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -128,13 +108,12 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_beside_another_job_trials_wait_for_room(tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another job keeps two of four CPUs, so that there is room for one worker and its decoding. Of two trials at once one
-    waits; were both let in, nothing would be left to decoding."""
-    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"num_codes": (1, 2)}, tiny_run.data))
-    trials = folder.sweep.trials()
-    for part in ("pairs", "export"):
-        shutil.copytree(f"{tiny_run.uri}/{part}", f"{folder.open_generator(trials[0]).uri}/{part}")
+def test_beside_another_job_runs_wait_for_room(tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another job keeps two of four CPUs, so that there is room for one worker and its decoding. Of two runs at once one
+    waits; were both let in, nothing would be left to decoding. They are the rows of a table that ends with stage 1.
+    """
+    table = TABLES["table1-ucf101"]
+    folder = open_sweep(str(tmp_path / "s"), table.sweep(tiny_run.run, tiny_run.data))
     other = placement_group([{"CPU": 2}])
     ray.get(other.ready())
     try:
@@ -142,9 +121,12 @@ def test_beside_another_job_trials_wait_for_room(tiny_run: RunFolder, tmp_path: 
     finally:
         remove_placement_group(other)
     said = capsys.readouterr().out
-    assert "sweep: 2 of 2 trials to train, 2 at once" in said
+    assert "sweep: 2 of 2 pair generators to train, 2 at once" in said
     assert said.count("waits for room on the cluster: 1 workers take a CPU each") == 1 and "waits again" not in said
-    assert [outcome(folder, trial).status for trial in trials] == ["done"] * 2
+    assert "trials to train" not in said and not (tmp_path / "s" / "trials").exists()
+    found = [frames_outcome(folder, trial) for trial in folder.sweep.trials()]
+    assert [(each.trial.values["case"], each.status) for each in found] == [("StyleGAN2", "done"), ("MotionStyleGAN", "done")]
+    assert all(each.best and each.best["frechet_frames"] > 0 for each in found)
 
 
 def history(folder: SweepFolder, trial: Trial) -> dict[int, float]:

@@ -6,15 +6,23 @@ from mvgan.config import Resources
 from mvgan.distributed import door as module
 from mvgan.distributed.door import Places
 from mvgan.distributed.resources import Node
+from mvgan.distributed.watchdog import Room
+
+
+ROOM = Room("the leader of a", "what a holds")  # type: ignore[arg-type]
 
 
 class Cluster:
-    """Free CPUs, and the time."""
+    """Free CPUs, and the time; who is dead, and what was freed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cpus: float) -> None:
         self.cpus, self.now = cpus, 0.0
         monkeypatch.setattr(module, "nodes", lambda: ([], [Node(self.cpus, 0)]))
         monkeypatch.setattr("time.monotonic", lambda: self.now)
+        self.dead: list[object] = []
+        self.freed: list[object] = []
+        monkeypatch.setattr(module, "_dead", lambda actor: actor in self.dead)
+        monkeypatch.setattr(module, "remove_placement_group", self.freed.append)
 
 
 def test_two_that_see_the_same_room_do_not_both_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +31,7 @@ def test_two_that_see_the_same_room_do_not_both_take_it(monkeypatch: pytest.Monk
     assert places.enter("a") is None
     assert places.enter("b") == "2 CPUs on 1 nodes, places for 2 workers"
     cluster.cpus -= 1
-    places.passed("a")  # its worker has its CPU; the other one is for decoding
+    places.placed("a", ROOM)  # its worker has its CPU; the other one is for decoding
     assert places.enter("b") is not None
     cluster.cpus += 2
     assert places.enter("b") is None
@@ -35,8 +43,8 @@ def test_as_many_are_let_in_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch
     places = Places(Resources(workers=2))
     assert [places.enter(who) is None for who in "abcd"] == [True, True, True, False]
     assert places.enter("b") is None  # it comes back, as it lost its room
-    places.passed("a")
-    places.passed("a")
+    places.left("a")
+    places.left("a")
     assert places.enter("d") is None and places.enter("a") is not None
 
 
@@ -47,3 +55,17 @@ def test_who_was_let_in_and_died_keeps_no_room(monkeypatch: pytest.MonkeyPatch) 
     assert places.enter("b") is not None
     cluster.now = 21
     assert places.enter("b") is None
+
+
+def test_the_room_of_who_was_killed_is_freed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When somebody asks for room, or at the end; not that of one who is alive, or has left by itself."""
+    cluster, places = Cluster(monkeypatch, 2), Places(Resources())
+    places.placed("a", ROOM)
+    places.placed("b", Room("the leader of b", "what b holds"))  # type: ignore[arg-type]
+    places.placed("c", Room("the leader of c", "what c holds"))  # type: ignore[arg-type]
+    places.left("c")
+    cluster.dead = ["the leader of a", "the leader of c"]
+    assert places.enter("d") is None and places.enter("e") is not None and cluster.freed == ["what a holds"]
+    assert places.clear() == 1
+    cluster.dead.append("the leader of b")
+    assert places.clear() == 0 and cluster.freed == ["what a holds", "what b holds"]

@@ -37,8 +37,11 @@ class OpenDoor:
     def wait(self, who: str, say: Any) -> None:
         self.seen.append(("wait", who))
 
-    def passed(self, who: str) -> None:
-        self.seen.append(("passed", who))
+    def placed(self, who: str, room: Any) -> None:
+        self.seen.append(("placed", who))
+
+    def left(self, who: str) -> None:
+        self.seen.append(("left", who))
 
 
 def train(phase: Phase, run: RunFolder, outcome: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -47,7 +50,7 @@ def train(phase: Phase, run: RunFolder, outcome: list[str]) -> tuple[list[tuple[
     try:
         _train(phase, run, cast(Door, door), said.append, outcome)
     finally:
-        assert door.seen[-1] == ("passed", run.uri)
+        assert door.seen[-1] == ("left", run.uri)
     return door.seen, said
 
 
@@ -127,13 +130,13 @@ def test_who_loses_the_room_waits_again_and_has_not_failed(phase: Phase, monkeyp
     def train_third_time(self: Phase, run: RunFolder, placed: Any) -> None:
         if error := next(tries):
             raise error
-        placed()
+        placed("its room")
 
     monkeypatch.setattr(Phase, "train", train_third_time)
     outcome: list[str] = []
     asked, said = train(phase, run, outcome)
     assert outcome == [] and said == ["waits again: taken", "waits again: taken again"]
-    assert [what for what, _ in asked] == ["wait", "passed"] * 3 + ["passed"]
+    assert [what for what, _ in asked] == [*["wait", "left"] * 2, "wait", "placed", "left"]
 
 
 def test_why_a_run_waits_is_told(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
