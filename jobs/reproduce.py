@@ -11,9 +11,10 @@ from jobs import sweep as verb
 from jobs._axes import Axes, split_axes
 from jobs._cli import main
 from jobs._plan import print_ingest
-from mvgan.config import InputError
+from mvgan.config import InputError, differences, to_dict
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
+from mvgan.presets import preset
 from mvgan.report import markup
 from mvgan.report.tables import dataset_section
 from mvgan.storage.holder import held
@@ -47,6 +48,10 @@ def run(flags: Flags, axes: Axes) -> None:
         _statistics(flags)
         return
     table, uri = TABLES[flags.table], flags.uri()
+    given = differences(to_dict(preset(flags.preset)), to_dict(flags.settings)).keys()
+    for path in dict.fromkeys(path for case in table.cases for path in case.settings):
+        if path in given:
+            raise InputError(f"{path} is what the rows of {flags.table} set; leave --{path.replace('_', '-')} away")
     grid = table.sweep(verb.measured(flags.settings), open_store(flags.source.shards_at(uri)).uri, axes)
     verb.carry_out(flags, grid, uri, verb.Page(flags.table, table, flags.scale == "tiny"))
 

@@ -70,7 +70,7 @@ def carry_out(flags: Flags, sweep: Sweep, uri: str, page: Page) -> None:
         return
     shared = sweep.trials()[0].run  # how videos become shards is the same in all
     with held(open_store(uri), "sweep"):
-        folder = None
+        folder, failed = None, Failures()
         try:
             source = flags.source.render(uri, flags.preset, shared)
             with session(flags.resources):
@@ -79,13 +79,20 @@ def carry_out(flags: Flags, sweep: Sweep, uri: str, page: Page) -> None:
                 for trial in distinct_generators(sweep.trials()).values():
                     source.check(uri, trial.run)  # other intervals may need longer videos
                 folder = open_sweep(uri, sweep)
-                failed = run_sweep(folder, flags.resources, flags.at_once, flags.halving)
+                run_sweep(folder, flags.resources, flags.at_once, flags.halving, failed)
         except (Ended, KeyboardInterrupt):
             if folder is not None:
                 print("sweep: ended before its end; its page is written of what there is", flush=True)
-                _conclude(folder, {}, page)
+                try:
+                    _conclude(folder, failed, page)
+                except (InputError, OSError) as error:  # why it has ended counts more
+                    print(f"sweep: the page could not be written: {error}", flush=True)
             raise
         _conclude(folder, failed, page)
+        if failed:
+            raise Ended(
+                f"{len(failed)} of {len(sweep.trials())} trials have failed; the same command tries them again and repeats no other"
+            )
 
 
 def measured(settings: Run) -> Run:
@@ -130,7 +137,7 @@ def _print_plan(sweep: Sweep, page: str, plan: Plan | None) -> None:
 
 
 def _conclude(folder: SweepFolder, failed: Failures, page: Page) -> None:
-    """Write figures and page, and end with status 1 where a trial has failed."""
+    """Write figures and page."""
     trials = folder.sweep.trials()
     if page.table and page.table.last == "pairs":
         found = [frames_outcome(folder, trial) for trial in trials]
@@ -143,8 +150,6 @@ def _conclude(folder: SweepFolder, failed: Failures, page: Page) -> None:
         first += [pictures_section(page.table, outcomes)] if page.table and page.table.pictures else []
         built = build_sweep_page(folder, outcomes, failed, page.name, first)
     print(*results, built, sep="\n")
-    if failed:
-        raise Ended(f"{len(failed)} of {len(trials)} trials have failed; the same command tries them again and repeats no other")
 
 
 def cli() -> None:

@@ -11,7 +11,7 @@ from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.config import Resources
-from mvgan.distributed.resources import DECODE_CPUS, LEADER_BYTES, demand, describe, fits, nodes
+from mvgan.distributed.resources import DECODE_CPUS, LEADER_BYTES, demand, describe, fits, nodes, teams
 from mvgan.distributed.watchdog import Room
 
 
@@ -43,7 +43,11 @@ class Places:
         now = time.monotonic()
         self.clear()
         self._entered = {other: at for other, at in self._entered.items() if other != who and now <= at + self.resources.start_s}
-        _, free = nodes()
+        whole, free = nodes()
+        inside = (self._entered | self._rooms).keys() - {who}
+        # By CPUs that decoding leaves idle for a moment more would fit than the cluster can feed.
+        if len(inside) >= teams(whole, self.resources):
+            return f"{describe(free, self.resources)}, beside {len(inside)} runs of this sweep"
         if not fits(free, replace(self.resources, workers=(len(self._entered) + 1) * self.resources.workers)):
             return describe(free, self.resources)
         self._entered[who] = now

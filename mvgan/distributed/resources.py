@@ -45,7 +45,7 @@ VMSTAT = Path("/proc/vmstat")
 def session(resources: Resources) -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS, or start one on this machine and end it afterwards.
 
-    Raises Ended in the block after `resources.max_hours`.
+    Raises TimeOver in the block after `resources.max_hours`.
     """
     with _bounded(resources.max_hours):
         if not ray.is_initialized():
@@ -97,15 +97,19 @@ def own_store_bytes(resources: Resources) -> int:
     return min(2 * resources.workers * 2**30, memory // 8)
 
 
+class TimeOver(Ended):
+    """The hours that the user has set are over."""
+
+
 @contextmanager
 def _bounded(max_hours: float) -> Iterator[None]:
-    """Raise Ended in this thread, which must be the main one, once the hours are over."""
+    """Raise TimeOver in this thread, which must be the main one, once the hours are over."""
     if not max_hours:
         yield
         return
 
     def over(signum: int, frame: FrameType | None) -> None:
-        raise Ended(f"the {max_hours:g} hours of --max-hours are over; the same command goes on from the last commit")
+        raise TimeOver(f"the {max_hours:g} hours of --max-hours are over; the same command goes on from the last commit")
 
     before = signal.signal(signal.SIGALRM, over)
     # Again each minute: the first may fall into a call that takes any error for its own.

@@ -24,7 +24,7 @@ from mvgan.config import Ended, InputError, Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.codes import factorize_latents, find_codes
 from mvgan.distributed.door import Door, ask_cluster
-from mvgan.distributed.resources import LEADER_BYTES, NoRoom, check_room, leaders, nodes, teams
+from mvgan.distributed.resources import LEADER_BYTES, NoRoom, TimeOver, check_room, leaders, nodes, teams
 from mvgan.distributed.trainer import Beside, train_stage
 from mvgan.distributed.watchdog import Room
 from mvgan.storage.holder import held
@@ -111,22 +111,23 @@ class Phase:
             train_stage(run, self.stage, self.resources, Beside(trainings, placed))
 
 
-def run_sweep(folder: SweepFolder, resources: Resources, at_once: int, halving: int) -> Failures:
-    """Train all that a sweep needs and that is not done; returns which runs have failed. Ray has been initialised.
+def run_sweep(folder: SweepFolder, resources: Resources, at_once: int, halving: int, failed: Failures) -> None:
+    """Train all that a sweep needs and that is not done; notes in `failed` which trials have failed. Ray has been initialised.
 
     at_once: most runs at a time; 0 takes as many as the cluster has room for. Those that find no room wait for it. halving: of the
     trials that are measured after as many clips, one in so many goes on (ASHA); 0 trains all to their end, also those that were
     stopped before. Raises InputError when the cluster holds no run at all.
     """
     room = _room(resources)
-    if at_once <= room:
-        return _phases(folder, resources, at_once or room, halving)
-    print(f"sweep: the cluster has room for {room} of {at_once} runs at once; others wait until it has grown", flush=True)
-    ask_cluster(resources, at_once)
+    if not at_once:
+        return _phases(folder, resources, room, halving, failed)
+    if at_once > room:
+        print(f"sweep: the cluster has room for {room} of {at_once} runs at once; others wait until it has grown", flush=True)
+        ask_cluster(resources, at_once)
     try:
-        return _phases(folder, resources, at_once, halving)
+        _phases(folder, resources, at_once, halving, failed)
     finally:
-        ask_cluster(resources, 0)
+        ask_cluster(resources, 0)  # also what a start that was killed has asked for
 
 
 def _room(resources: Resources) -> int:
@@ -141,20 +142,23 @@ def _room(resources: Resources) -> int:
     return min(teams(whole, resources), leaders(whole))
 
 
-def _phases(folder: SweepFolder, resources: Resources, at_once: int, halving: int) -> Failures:
+def _phases(folder: SweepFolder, resources: Resources, at_once: int, halving: int, failed: Failures) -> None:
     """As `run_sweep`, with at most `at_once` runs at a time."""
     trials = folder.sweep.trials()
     generators = Phase("pair generator", "pairs", folder, distinct_generators(trials), resources, at_once)
-    failed = _tuned(generators, [key for key in generators.trials if not generators.finished(key)], None)
-    lost = {trial.key: f"its pair generator failed: {failed[trial.pairs_key]}" for trial in trials if trial.pairs_key in failed}
+    ended: Failures = {}
+    try:
+        _tune(generators, [key for key in generators.trials if not generators.finished(key)], None, ended)
+    finally:
+        lost = {trial.key: f"its pair generator failed: {ended[trial.pairs_key]}" for trial in trials if trial.pairs_key in ended}
+        failed.update(lost)
     if folder.sweep.last == "pairs":
-        return lost
-    lost |= _grams([trial for trial in trials if trial.key not in lost], folder, resources)
-    phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in lost}, resources, at_once, halving)
+        return
+    failed.update(_grams([trial for trial in trials if trial.key not in failed], folder, resources))
+    phase = Phase("trial", "video", folder, {trial.key: trial for trial in trials if trial.key not in failed}, resources, at_once, halving)
     due = _due(phase)
-    lost |= _tuned(phase, due, _asha(phase, halving) if halving and due else None)
+    _tune(phase, due, _asha(phase, halving) if halving and due else None, failed)
     forget_grams(folder)
-    return lost
 
 
 def _due(phase: Phase) -> list[str]:
@@ -166,22 +170,38 @@ def _due(phase: Phase) -> list[str]:
 
 
 def _grams(trials: Sequence[Trial], folder: SweepFolder, resources: Resources) -> Failures:
-    """Have the latents of all trials factorized, each once for those that share it, by tasks that have the cluster to themselves."""
-    known, lost = set(), {}
+    """Have the latents of all trials factorized, each once for those that share it, by tasks that have the cluster to themselves.
+
+    Returns for which trials that has failed.
+    """
+    outcomes: dict[tuple[Any, ...], str | None] = {}
+    lost = {}
     for trial in trials:
         settings = (trial.pairs_key, trial.run.codes.select, trial.run.latents, *kept_settings(trial.run.codes).items())
         run = folder.open_trial(trial)
-        if settings in known or run.complete("codes") is not None:
+        if run.complete("codes") is not None:
             continue
-        known.add(settings)
-        print(f"sweep: Grams of {described(trial.values)}", flush=True)
+        if settings not in outcomes:
+            print(f"sweep: Grams of {described(trial.values)}", flush=True)
+            outcomes[settings] = _factorized(run, resources)
+        if (error := outcomes[settings]) is not None:
+            lost[trial.key] = error
+    return lost
+
+
+def _factorized(run: RunFolder, resources: Resources) -> str | None:
+    """Have the latents of a run factorized, however long there is no room for it; why it has failed, or None."""
+    while True:
         try:
             export_weights(run, "pairs")
             factorize_latents(run, resources)
+            return None
+        except NoRoom as error:
+            print(f"sweep: waits again: {error}", flush=True)
+        except TimeOver:
+            raise
         except (InputError, Ended) as error:
-            lost[trial.key] = str(error)
-            known.discard(settings)
-    return lost
+            return str(error)
 
 
 def _asha(phase: Phase, halving: int) -> ASHAScheduler:
@@ -192,13 +212,13 @@ def _asha(phase: Phase, halving: int) -> ASHAScheduler:
     return ASHAScheduler("clips", "frechet", "min", max_t=max(ends), grace_period=grace, reduction_factor=halving)
 
 
-def _tuned(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None) -> Failures:
-    """Have Tune lead the runs `due`; returns which have failed."""
+def _tune(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None, failed: Failures) -> None:
+    """Have Tune lead the runs `due`; notes in `failed` which have failed."""
     if not due:
-        return {}
+        return
     os.environ.update(QUIET)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    teller, at_once = _Teller(phase, len(due)), min(phase.at_once, len(due))
+    teller, at_once = _Teller(phase, len(due), failed), min(phase.at_once, len(due))
     print(f"sweep: {len(due)} of {len(phase.trials)} {phase.what}s to train, {at_once} at once", flush=True)
     _, free = nodes()
     if leaders(free) < at_once:
@@ -212,7 +232,6 @@ def _tuned(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None) ->
             run_config=tune.RunConfig(name=phase.stage, storage_path=notes, verbose=0, callbacks=[teller]),
         ).fit()
     door.close()
-    return teller.failed
 
 
 def _lead(config: dict[str, Any], phase: Phase, door: Door) -> None:
@@ -282,9 +301,8 @@ def _train_in_turn(phase: Phase, run: RunFolder, door: Door, say: Callable[[str]
 class _Teller(tune.Callback):
     """Prints what becomes of the runs, and notes which have failed and which were stopped early."""
 
-    def __init__(self, phase: Phase, due: int) -> None:
-        self.phase, self.due, self.ended = phase, due, 0
-        self.failed: Failures = {}
+    def __init__(self, phase: Phase, due: int, failed: Failures) -> None:
+        self.phase, self.due, self.ended, self.failed = phase, due, 0, failed
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A measure, or why the run waits."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from mvgan.config import to_dict
 from mvgan.report import charts, markup, pictures
@@ -116,9 +117,13 @@ def _over_training(outcomes: Sequence[FramesOutcome]) -> markup.Section:
     }
     if not lines:
         return markup.Section("training", "Over training", markup.notice("No generator has been measured yet."))
-    drawn = charts.curves_chart("Fréchet distance of frames over stage 1", "pairs or frames seen", lines)
+    chosen = dict(islice(lines.items(), charts.MOST_LINES))
+    drawn = charts.curves_chart("Fréchet distance of frames over stage 1", "pairs or frames seen", chosen)
     caption = "Of pairs the mean of the distances of former and of latter frames, in seeded features (not FID)."
-    return markup.Section("training", "Over training", markup.columns([markup.chart(drawn, caption)]))
+    body = markup.columns([markup.chart(drawn, caption)])
+    if len(lines) > len(chosen):
+        body += markup.notice(f"{len(lines) - len(chosen)} more generators are not drawn, as they could not be told apart.")
+    return markup.Section("training", "Over training", body)
 
 
 def _runs(folder: SweepFolder, outcomes: Sequence[FramesOutcome], failed: Mapping[str, str], name: str) -> markup.Section:

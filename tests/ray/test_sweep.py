@@ -59,7 +59,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Traceback" not in again.stderr and again.stdout.splitlines()[-1] == str(folder / "sweep.html")
     assert "pair generators to train" not in again.stdout and " of 4 trials to train, 2 at once" in again.stdout
-    assert finished(folder).items() > before.items()
+    assert finished(folder).items() > before.items() and not list(folder.glob("pairs/*/codes/kept/*"))
     assert len(list((folder / "pairs").iterdir())) == 2 and len(list((folder / "trials").iterdir())) == 4
     with open(folder / "sweep.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -83,7 +83,7 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
     base = dataclasses.replace(tiny_run.run, video=video)
     folder = open_sweep(str(tmp_path / "s"), Sweep(base, {"num_codes": (1, 2, 3)}, tiny_run.data))
     resources = Resources(threads=1, start_s=300)
-    assert run_sweep(folder, resources, 0, 0) == {}
+    assert trained(folder, resources, 0, 0) == {}
     said = capsys.readouterr().out
     assert "sweep: 1 of 1 pair generators to train, 1 at once" in said and "sweep: 3 of 3 trials to train, 2 at once" in said
     assert said.count(" done, Frechet distance") == 4
@@ -95,12 +95,12 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
     shutil.copytree(tmp_path / "s" / "pairs", tmp_path / "early" / "pairs")
     folder = open_sweep(str(tmp_path / "early"), Sweep(base, {"num_codes": order}, tiny_run.data))
     for _ in range(2):  # what was stopped stays so, as long as trials are stopped early
-        assert run_sweep(folder, resources, 1, 2) == {}
+        assert trained(folder, resources, 1, 2) == {}
         better, worse = (outcome(folder, trial) for trial in folder.sweep.trials())
         assert (better.status, better.clips, worse.status) == ("done", 480, "stopped")
         assert 480 not in history(folder, worse.trial)
     assert "pair generators to train" not in capsys.readouterr().out
-    assert run_sweep(folder, resources, 5, 0) == {}  # more than there is room for; and without early stopping it goes on
+    assert trained(folder, resources, 5, 0) == {}  # more than there is room for; and without early stopping it goes on
     said = capsys.readouterr().out
     assert "room for 2 of 5 runs at once; others wait" in said and "sweep: 1 of 2 trials to train, 1 at once" in said
     assert outcome(folder, worse.trial).status == "done" and 480 in history(folder, worse.trial)
@@ -117,7 +117,7 @@ def test_beside_another_job_runs_wait_for_room(tiny_run: RunFolder, tmp_path: Pa
     other = placement_group([{"CPU": 2}])
     ray.get(other.ready())
     try:
-        assert run_sweep(folder, Resources(threads=1, hang_s=60), 0, 0) == {}
+        assert trained(folder, Resources(threads=1, hang_s=60), 0, 0) == {}
     finally:
         remove_placement_group(other)
     said = capsys.readouterr().out
@@ -127,6 +127,13 @@ def test_beside_another_job_runs_wait_for_room(tiny_run: RunFolder, tmp_path: Pa
     found = [frames_outcome(folder, trial) for trial in folder.sweep.trials()]
     assert [(each.trial.values["case"], each.status) for each in found] == [("StyleGAN2", "done"), ("MotionStyleGAN", "done")]
     assert all(each.best and each.best["frechet_frames"] > 0 for each in found)
+
+
+def trained(folder: SweepFolder, resources: Resources, at_once: int, halving: int) -> dict[str, str]:
+    """What has failed of a sweep that is trained."""
+    failed: dict[str, str] = {}
+    run_sweep(folder, resources, at_once, halving, failed)
+    return failed
 
 
 def history(folder: SweepFolder, trial: Trial) -> dict[int, float]:

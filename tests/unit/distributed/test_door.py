@@ -5,7 +5,7 @@ import pytest
 from mvgan.config import Resources
 from mvgan.distributed import door as module
 from mvgan.distributed.door import Places
-from mvgan.distributed.resources import Node
+from mvgan.distributed.resources import Node, teams
 from mvgan.distributed.watchdog import Room
 
 
@@ -15,9 +15,9 @@ ROOM = Room("the leader of a", "what a holds")  # type: ignore[arg-type]
 class Cluster:
     """Free CPUs, and the time; who is dead, and what was freed."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cpus: float) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cpus: float, whole: float = 0) -> None:
         self.cpus, self.now = cpus, 0.0
-        monkeypatch.setattr(module, "nodes", lambda: ([], [Node(self.cpus, 0)]))
+        monkeypatch.setattr(module, "nodes", lambda: ([Node(whole or cpus, 0)], [Node(self.cpus, 0)]))
         monkeypatch.setattr("time.monotonic", lambda: self.now)
         self.dead: list[object] = []
         self.freed: list[object] = []
@@ -27,7 +27,7 @@ class Cluster:
 
 def test_two_that_see_the_same_room_do_not_both_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two free CPUs hold one worker with its decoding. Two workers would fit on them, and nothing would be decoded."""
-    cluster, places = Cluster(monkeypatch, 2), Places(Resources())
+    cluster, places = Cluster(monkeypatch, 2, 4), Places(Resources())
     assert places.enter("a") is None
     assert places.enter("b") == "2 CPUs on 1 nodes, places for 2 workers"
     cluster.cpus -= 1
@@ -59,7 +59,7 @@ def test_who_was_let_in_and_died_keeps_no_room(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_room_of_who_was_killed_is_freed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """When somebody asks for room, or at the end; not that of one who is alive, or has left by itself."""
-    cluster, places = Cluster(monkeypatch, 2), Places(Resources())
+    cluster, places = Cluster(monkeypatch, 2, 8), Places(Resources())
     places.placed("a", ROOM)
     places.placed("b", Room("the leader of b", "what b holds"))  # type: ignore[arg-type]
     places.placed("c", Room("the leader of c", "what c holds"))  # type: ignore[arg-type]
@@ -69,3 +69,16 @@ def test_the_room_of_who_was_killed_is_freed_once(monkeypatch: pytest.MonkeyPatc
     assert places.clear() == 1
     cluster.dead.append("the leader of b")
     assert places.clear() == 0 and cluster.freed == ["what a holds", "what b holds"]
+
+
+def test_cpus_that_decoding_leaves_idle_let_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen CPUs feed as many runs as `teams` says, though at a moment without decoding all but their workers' are free."""
+    cluster, places = Cluster(monkeypatch, 16), Places(Resources())
+    inside = 0
+    while places.enter(str(inside)) is None:
+        places.placed(str(inside), ROOM)
+        cluster.cpus -= 1
+        inside += 1
+    assert inside == teams([Node(16, 0)], Resources()) and cluster.cpus > 2
+    places.left("0")
+    assert places.enter("next") is None

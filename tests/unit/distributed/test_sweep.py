@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from mvgan.config import InputError, Resources
+from mvgan.config import Ended, InputError, Resources
 from mvgan.distributed import sweep as module
 from mvgan.distributed.door import Door
-from mvgan.distributed.resources import Node, NoRoom
-from mvgan.distributed.sweep import ERROR_LOG, Phase, _due, _measured, _room, _Teller, _train
+from mvgan.distributed.resources import Node, NoRoom, TimeOver
+from mvgan.distributed.sweep import ERROR_LOG, Phase, _due, _grams, _measured, _room, _Teller, _train, run_sweep
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable
 from mvgan.sweep import Sweep, open_sweep
@@ -59,19 +59,19 @@ def complete(teller: _Teller, key: str, result: dict[str, Any]) -> None:
 
 
 def test_what_tune_stopped_is_noted_and_what_ended_with_nothing_failed(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
-    teller, (_, other) = _Teller(phase, 2), phase.trials
+    teller, (_, other) = _Teller(phase, 2, {}), phase.trials
     complete(teller, other, {"ended": True, "error": None})
     assert teller.failed == {other: "it has ended without a result; the same command goes on from its last commit"}
     assert not phase.stopped(other)
     complete(teller, other, {"ended": False, "clips": 4, "frechet": 3.0})
     assert phase.stopped(other) and "stopped early, Frechet distance 3" in capsys.readouterr().out
-    teller = _Teller(phase, 1)
+    teller = _Teller(phase, 1, {})
     complete(teller, other, {"ended": True, "error": None, "clips": 4, "frechet": 3.0})  # told again, and not trained
     assert teller.failed == {}
 
 
 def test_a_finished_trial_is_done_even_if_its_replay_is_stopped(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
-    teller, (done, _) = _Teller(phase, 1), phase.trials
+    teller, (done, _) = _Teller(phase, 1, {}), phase.trials
     complete(teller, done, {"ended": False, "clips": 4, "frechet": 9.0})
     assert " done, Frechet distance 9" in capsys.readouterr().out
     assert not phase.folder.stopped(phase.trials[done]) and teller.failed == {}
@@ -140,7 +140,7 @@ def test_who_loses_the_room_waits_again_and_has_not_failed(phase: Phase, monkeyp
 
 
 def test_why_a_run_waits_is_told(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
-    teller, (_, other) = _Teller(phase, 1), phase.trials
+    teller, (_, other) = _Teller(phase, 1, {}), phase.trials
     teller.on_trial_result(0, [], SimpleNamespace(config={"key": other}), {"waits": "waits for room: none is free", "ended": False})
     assert capsys.readouterr().out == "sweep: trial of num_codes 1 waits for room: none is free\n"
     assert teller.failed == {} and teller.ended == 0
@@ -169,3 +169,41 @@ def test_leaders_take_memory_of_one_node_each(gib: tuple[float, ...], room: int,
     else:
         with pytest.raises(InputError, match=r"takes 512 MiB of Ray's memory on one node; no node has as much; start a node with"):
             _room(Resources())
+
+
+@pytest.mark.parametrize(("at_once", "asked"), [(0, []), (2, [0]), (4, [4, 0])])
+def test_what_the_cluster_was_asked_for_is_taken_back(
+    at_once: int, asked: list[int], phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what a start that was killed has asked for, when its cluster has grown meanwhile; and when the sweep is ended."""
+    requests: list[int] = []
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_room", lambda resources: 2)
+    monkeypatch.setattr(module, "ask_cluster", lambda resources, trainings: requests.append(trainings))
+    monkeypatch.setattr(module, "_phases", end)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(phase.folder, Resources(), at_once, 0, {})
+    assert requests == asked
+
+
+def test_grams_of_a_sweep(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made once for those that share them: lost room is waited for, what fails fails for all of them, and hours that are over end all."""
+    folder = open_sweep(
+        f"{phase.folder.store.uri}-grams", Sweep(phase.folder.sweep.base, {"num_codes": (1, 2), "latents": (3, 4)}, "/data")
+    )
+    trials = folder.sweep.trials()
+    answers: list[Exception | None] = [NoRoom("nodes were lost"), None, Ended("out of memory")]
+
+    def factorize(run: RunFolder, resources: Resources) -> None:
+        if error := answers.pop(0):
+            raise error
+
+    monkeypatch.setattr(module, "export_weights", lambda run, stage: None)
+    monkeypatch.setattr(module, "factorize_latents", factorize)
+    assert _grams(trials, folder, Resources()) == {trial.key: "out of memory" for trial in trials if trial.run.latents == 4}
+    answers.append(TimeOver("the 2 hours of --max-hours are over"))
+    with pytest.raises(TimeOver):
+        _grams(trials, folder, Resources())

@@ -11,6 +11,7 @@ import pytest
 from jobs import sweep
 from mvgan.config import Ended
 from mvgan.storage.run import RunFolder
+from mvgan.sweep import SweepFolder
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,8 @@ def test_what_ends_early_is_concluded(
         finally:
             left.append("Ray")
 
-    def run_sweep(*arguments: object) -> None:
+    def run_sweep(folder: SweepFolder, resources: object, at_once: int, halving: int, failed: dict[str, str]) -> None:
+        failed[folder.sweep.trials()[1].key] = "no <room>"
         raise error
 
     monkeypatch.setattr(sweep, "session", session)
@@ -46,4 +48,5 @@ def test_what_ends_early_is_concluded(
                              f"{tmp_path}/s/sweep.csv\n{tmp_path}/s/sweep.html\n")  # fmt: skip
     with open(tmp_path / "s/sweep.csv", newline="") as file:
         assert [(row["num_codes"], row["status"]) for row in csv.DictReader(file)] == [("2", "unfinished"), ("4", "unfinished")]
-    assert "unfinished" in (tmp_path / "s/sweep.html").read_text()
+    page = (tmp_path / "s/sweep.html").read_text()
+    assert "unfinished" in page and "failed: no &lt;room&gt;" in page

@@ -75,3 +75,12 @@ def test_rows_of_several_seeds_are_their_means(tiny_run: RunFolder, tmp_path: Pa
     ]  # fmt: skip
     page = Path(build_frames_page(folder, TABLE, found, {}, "table6-faceforensics", True)).read_text()
     assert [row[2] for row in rows_of(page)[:2]] == ["3 ± 1.4; 0.048 kimg, 2 of 2 seeds", "5; 0.064 kimg, 1 of 2 seeds"]
+
+
+def test_more_lines_than_can_be_told_apart_are_counted(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """13 seeds of two rows are 26 lines, of which 24 are drawn."""
+    folder = open_sweep(str(tmp_path / "s"), TABLE.sweep(tiny_run.run, tiny_run.data, {"seed": tuple(range(13))}))
+    measured = [{"images": images, "frechet_frames": 1.0} for images in (0, 8)]
+    found = [FramesOutcome(trial, folder.generator_uri(trial), False, measured, None) for trial in folder.sweep.trials()]
+    page = Path(build_frames_page(folder, TABLE, found, {}, "table6-faceforensics", True)).read_text()
+    assert "2 more generators are not drawn" in page
