@@ -11,6 +11,7 @@ from mvgan.data.shards import ShardSet
 from mvgan.data.survey import survey
 from mvgan.report import build_report
 from mvgan.report.dataset import dataset_html
+from mvgan.report.frames import build_frames_page, frames_outcome
 from mvgan.report.sweep import build_sweep_page
 from mvgan.report.tables import measured_videos, paper_section
 from mvgan.storage.run import RunFolder, read_run
@@ -50,7 +51,7 @@ def browser(chromium: Browser) -> Browser:
 
 @pytest.fixture(scope="session")
 def pages(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The file of each page: report, explorer, dataset, and a table of the paper, which is the page of a sweep and more."""
+    """The file of each page: report, explorer, dataset, and tables of the paper: of a sweep and more, and of pair generators."""
     from jobs import explore
 
     root = tmp_path_factory.mktemp("pages")
@@ -59,9 +60,9 @@ def pages(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict
     explore.run(explore.Flags(run=copy.uri, seeds="0-2", motion_seeds="0,5", frames=16, steps=9))
     shards = ShardSet.open(tiny_run.data)
     (root / "dataset.html").write_text(dataset_html(shards, survey(shards, (1, 2))), encoding="utf-8")
-    table = Path(build_table(tiny_run, str(root / "sweep")))
+    table, frames = Path(build_table(tiny_run, str(root / "sweep"))), Path(build_frames(tiny_run, str(root / "frames")))
     found = {"report": root / "run/report.html", "explorer": root / "run/explorer.html", "dataset": root / "dataset.html"}
-    return found | {"table": table}
+    return found | {"table": table, "frames": frames}
 
 
 def build_table(tiny_run: RunFolder, uri: str) -> str:
@@ -73,3 +74,13 @@ def build_table(tiny_run: RunFolder, uri: str) -> str:
         shutil.copytree(tiny_run.uri, folder.trial_uri(trial))
     outcomes = [outcome(folder, trial) for trial in trials]
     return build_sweep_page(folder, outcomes, {}, "table5", [paper_section(table, folder, measured_videos(outcomes), tiny=True)])
+
+
+def build_frames(tiny_run: RunFolder, uri: str) -> str:
+    """The page of Table VI, with seeds; all of its runs are the same finished one."""
+    table = TABLES["table6-faceforensics"]
+    folder = open_sweep(uri, table.sweep(tiny_run.run, tiny_run.data, {"seed": (0, 1, 2)}))
+    trials = folder.sweep.trials()
+    for trial in trials:
+        shutil.copytree(tiny_run.uri, folder.generator_uri(trial))
+    return build_frames_page(folder, table, [frames_outcome(folder, trial) for trial in trials], {}, "table6-faceforensics", tiny=True)
