@@ -29,8 +29,11 @@ LOWER = {
 }
 """What makes a stage diverge less."""
 
-LARGE = 1e30
-"""Norm of gradients above which it is told no more exactly."""
+HUGE = 1e18
+"""A gradient that is as large counts as not finite: the square of a few such ones overflows, and would stay in Adam's moments for good."""
+
+LARGE = 1e19
+"""Norm of gradients above which it is told no more exactly, as its square overflows."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +101,9 @@ class Guard:
             seen.append(loss.detach())
         # DDP has averaged the gradients, so they are the same everywhere; the losses are this worker's own.
         gradients = _gradients(optimizer)
-        taken = self.ranks.all(_finite([*seen, *gradients]))
+        taken = self.ranks.all(_finite(seen, gradients))
         optimizer.found_inf = (~taken).float()
         optimizer.step()
-        # Of gradients as large as floats go the square overflows; metrics and their sums stay numbers.
         norm = torch.stack(torch._foreach_norm(gradients)).norm().clamp_max(LARGE)
         self._norms[f"{_key(phase)}_grad_norm"] = told(norm, taken)
         self._count(phase, taken)
@@ -160,9 +162,10 @@ def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def _finite(tensors: list[Tensor]) -> Tensor:
-    """Whether all are finite, as a scalar; by the largest absolute value of each, which NaN passes through and nothing overflows."""
-    return torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all()
+def _finite(losses: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    """Whether all losses are finite and all gradients below HUGE, as a scalar; by the largest of each, which NaN passes through."""
+    largest = torch.stack(torch._foreach_norm(gradients, float("inf")))
+    return torch.stack(losses).isfinite().all() & (largest < HUGE).all()
 
 
 def place_of(commits: Commits, commit: Commit | None) -> str:

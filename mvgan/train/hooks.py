@@ -56,7 +56,7 @@ class Ticker:
     def after_step(self, stage: Stage, progress: Progress, stats: dict[str, Tensor]) -> None:
         """Add up; at a tick average over the workers and record. Until then nothing waits for the device. Raises NonFinite."""
         for name, value in stats.items():
-            known = ~value.isnan()  # a phase that was left out has no figures
+            known = value.isfinite()  # a phase that was left out has no figures
             self.sums[name] = self.sums.get(name, 0) + torch.where(known, value, 0)
             self.counts[name] = self.counts.get(name, 0) + known
         # A commit ends an average too, so that a run which goes on from it averages over the same steps.

@@ -221,7 +221,6 @@ class VideoStage:
             ws = self.latent(w, e, self.codes, self.run.video.first)
             fake = self.render(ws, draws.noise(self.noise_shapes, self.run.video.num_frames))
         stats = {"fake_motion": self.ranks.loss(_motion(fake)), "real_motion": self.ranks.loss(_motion(real))}
-        stats["fake_motion"] = told(stats["fake_motion"], stats["fake_motion"].isfinite())
         for name, (r, f) in self.discriminator_inputs(real, fake, Views.draw(draws)).items():
             loss, taken = self._descend(name, self._d_phases[name], r, f, draws.uniform())
             stats[f"{name}_loss"] = told(loss, taken)

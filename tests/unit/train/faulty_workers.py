@@ -28,6 +28,9 @@ STEPS, FAULT, WORLD = 4, 2, 2
 CASES = [("pairs", "G"), ("pairs", "path length"), ("pairs", "D"), ("pairs", "R1"), ("video", "d_v"), ("video", "latent")]
 """Stage and phase; all phases are due at the faulty step."""
 
+FAULTS = ("gradient", "loss")
+"""What is no number on the second worker. A gradient is averaged over both; a loss is its own, and the gradient may be as it should."""
+
 
 def around(stage: Any, name: str, call: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> None:
     """Put `call` around the function `name` of `stage`."""
@@ -47,14 +50,16 @@ def place_of(stage: Any) -> list[int]:
     return images
 
 
-def faulty(stage: Any, phase: str, rank: int, at: Callable[[int], bool]) -> None:
-    """On the second worker a gradient hook makes NaN of one weight's gradient, while `phase` goes backward at these images."""
+def faulty(stage: Any, phase: str, rank: int, at: Callable[[int], bool], what: str = "gradient") -> None:
+    """On the second worker one weight's gradient is made NaN by a hook, or the loss infinite, in `phase` at these images."""
 
     images = place_of(stage)
 
     def descend(original: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if rank != 1 or args[0] != phase or not at(images[0]):
             return original(*args)
+        if what == "loss":
+            return original(*args[:2], (loss + torch.full_like(loss, float("inf")) for loss in args[2]))
         parameter = next(p for p in args[1].param_groups[0]["params"] if p.requires_grad)
         hook = parameter.register_hook(lambda grad: grad * float("nan"))
         try:
@@ -114,13 +119,13 @@ def numbers(rank: int, folder: Path) -> None:
     """What becomes of a fault at one step, of the same run with that step omitted, and of a fault that stays."""
     ranks = Ranks(2, 2, rank, WORLD)
     for name, phase in CASES:
-        for kind in ("faulty", "omitting"):
+        for kind in (*FAULTS, "omitting"):
             stage = build(name, ranks)
             once = (FAULT * ranks.batch).__eq__
-            if kind == "faulty":
-                faulty(stage, phase, rank, once)
-            else:
+            if kind == "omitting":
                 omitting(stage, phase, once)
+            else:
+                faulty(stage, phase, rank, once, kind)
             skipped = train(stage, name, ranks)
             torch.save({"state": stage.state_dict(), "skipped": skipped}, folder / f"{name} {phase} {kind} {rank}.pt")
     stage = build("pairs", ranks)

@@ -76,6 +76,8 @@ def test_logits_that_are_no_numbers_do_not_stay() -> None:
     assert follow(ada, [10], 30) == pytest.approx([0.2])
     ada.observe(torch.full((10,), float("nan")), torch.tensor(False), Progress(40))
     assert follow(ada, [7], 50) == pytest.approx([0]), "a mean sign of 0.4, not of 0.2 over a step that was left out"
+    ada.observe(logits(10), torch.tensor(False), Progress(60))  # as where only gradients are no numbers
+    assert follow(ada, [7], 70) == pytest.approx([0]), "a mean sign of 0.4, not of 1.4 with that of the step that was left out"
 
 
 def test_a_fixed_probability_stays() -> None:

@@ -38,18 +38,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("fault", faulty_workers.FAULTS)
 @pytest.mark.parametrize(("name", "phase"), faulty_workers.CASES)
-def test_a_fault_of_one_worker_is_left_out_by_both(folder: Path, name: str, phase: str) -> None:
+def test_a_fault_of_one_worker_is_left_out_by_both(folder: Path, name: str, phase: str, fault: str) -> None:
     """Reference: the same two workers without the fault, whose optimizer takes no step there: the same bits at the end."""
     states = {}
-    for kind in ("faulty", "omitting"):
+    for kind in (fault, "omitting"):
         first, second = (torch.load(folder / f"{name} {phase} {kind} {rank}.pt", weights_only=True) for rank in range(2))
         assert first["skipped"] == second["skipped"]
         assert equal(first["state"], second["state"]), "the workers differ from each other"
         states[kind] = first
     times = 2 if phase == "latent" else 1
-    assert states["faulty"]["skipped"] == [0, 0, times, 0] and states["omitting"]["skipped"] == [0, 0, 0, 0]
-    assert equal(states["faulty"]["state"], states["omitting"]["state"])
+    assert states[fault]["skipped"] == [0, 0, times, 0] and states["omitting"]["skipped"] == [0, 0, 0, 0]
+    assert equal(states[fault]["state"], states["omitting"]["state"])
 
 
 def test_the_reference_leaves_out_what_it_says(folder: Path) -> None:
@@ -72,7 +73,8 @@ def test_missed_commits_end_both_workers(tmp_path: Path) -> None:
     finally:
         for worker in workers:
             worker.kill()
-    assert all(worker.returncode == 1 for worker in workers), said
+    # Not with a status of our choice: gloo may abort a process whose peer went while it left.
+    assert all(worker.returncode != 0 for worker in workers), said
     assert "MissedCommits: pairs: 3 commits in a row could not be written: [Errno 28] No space left on device" in said[0]
     assert f"{tmp_path}/run/pairs/commits/000000000004-00001.json" in said[0]
     assert time.monotonic() - started < 100

@@ -15,6 +15,7 @@ from mvgan.config import Run
 from mvgan.storage.commit import Commits
 from mvgan.storage.uri import LocalStore
 from mvgan.train.adam import Adam
+from mvgan.train.exposed import EXPOSED
 from mvgan.train.guard import SKIPPED, Diverged, Guard, NonFinite, Rollbacks
 from mvgan.train.pairs import PairStage
 from mvgan.train.ranks import Ranks
@@ -47,10 +48,26 @@ def test_a_step_is_left_out(bad: float, where: str) -> None:
     assert guard.descend("D", optimizer, [weight.square().sum()]) and not torch.equal(weight, before)
 
 
-def test_large_gradients_are_no_reason() -> None:
-    """Their squares overflow; they themselves do not."""
+@pytest.mark.parametrize(("size", "taken"), [(1e17, True), (1e19, False), (1e37, False)])
+def test_gradients_whose_squares_overflow_are_left_out(size: float, taken: bool) -> None:
+    """They would make Adam's second moment infinite, and with it all later steps zero."""
     guard, weight, optimizer = guarded()
-    assert guard.descend("D", optimizer, [(weight * 1e37).sum()])
+    assert guard.descend("D", optimizer, [(weight * size).sum()]) == taken
+    before = weight.detach().clone()
+    for _ in range(3):
+        guard.descend("D", optimizer, [weight.sum()])
+    assert all(value.isfinite().all() for value in optimizer.state[weight].values())
+    assert not torch.equal(weight, before)
+
+
+def test_exposed_communication_is_told_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 0.6 s over three steps; one process waits for nobody."""
+    guard = Guard("pairs", Ranks(2, 4, 0, 2), 5, CPU)
+    monkeypatch.setattr(guard.ranks.exposed, "take", lambda: 0.6)
+    for _ in range(3):
+        guard.measures()
+    assert guard.look(24) == {EXPOSED: pytest.approx(0.2)}
+    assert Guard("pairs", Ranks(2, 4), 5, CPU).look(24) == {}
 
 
 def test_gradient_norms() -> None:
@@ -60,9 +77,9 @@ def test_gradient_norms() -> None:
     guard.descend("D", optimizer, [weight.sum() * float("nan")])
     found = guard.measures()
     assert found.pop("d_grad_norm").isnan() and found == {"path_length_grad_norm": 13.0, SKIPPED: 1}
-    guard.descend("G", optimizer, [(weight * 1e38).sum()])
+    guard.descend("G", optimizer, [(weight * 1e17).sum()])
     assert set(guard.measures()) == {"g_grad_norm", SKIPPED} and set(guard.measures()) == {SKIPPED}
-    guard.descend("G", optimizer, [(weight * torch.tensor([3e38, -3e38, 1.0])).sum()])
+    guard.descend("G", optimizer, [(weight * torch.tensor([9e17, -9e17, 1.0])).sum()])
     assert torch.isfinite(guard.measures()["g_grad_norm"])
 
 

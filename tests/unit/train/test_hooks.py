@@ -99,7 +99,7 @@ def test_an_average_leaves_out_what_is_no_number() -> None:
     """By hand: a phase that was left out in one of two steps, always, and never; times are those of the stage."""
     told: list[dict[str, float]] = []
     ticker = Ticker(PLAN, Ranks(1, 4), lambda last, progress, averages: told.append(averages))
-    for images, some in ((4, 5.0), (8, math.nan), (12, math.nan), (16, 3.0)):
+    for images, some in ((4, 5.0), (8, math.nan), (12, math.inf), (16, 3.0)):
         stats = {"some": some, "none": math.nan, "all": images, SKIPPED: 1}
         ticker.after_step(Looked(), Progress(images), {name: torch.tensor(float(value)) for name, value in stats.items()})  # type: ignore[arg-type]
     assert told == [
