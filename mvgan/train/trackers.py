@@ -160,6 +160,7 @@ class Wandb:
         if complete:
             self.run.config.update({"export_uri": f"{self.about.store.uri}/export"}, allow_val_change=True)
         self.run.finish(exit_code=0 if complete else 1)
+        importlib.import_module("wandb").teardown()  # `finish` may return before W&B's process has written the last records
 
 
 def steps_in(log: bytes) -> Iterator[int]:
