@@ -108,6 +108,9 @@ class StepStore(Store):
         size: int | None = self._step("size", path)
         return size
 
+    def age_s(self, path: str) -> float | None:
+        return self.inner.age_s(path)
+
     def delete(self, path: str) -> None:
         self._step("delete", path)
 

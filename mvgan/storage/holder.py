@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,41 @@ def refuse_held(store: Store, silence_s: float = 0.0) -> int:
     if newest and not store.exists(f"{FOLDER}/{newest:05d}.end.json"):
         _refuse_living(store, newest, silence_s)
     return newest
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The newest driver of a folder, as its files show it to one who looks once and decides nothing by it."""
+
+    what: str
+    """Its verb."""
+    who: str
+    """The same with host, process and since when, for people."""
+    left: bool
+    """Whether it has ended by itself, well or not."""
+    silent_s: float
+    """Seconds since its newest beat."""
+    beat_s: float
+    """Seconds from beat to beat."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has neither left nor missed the beats by which another would take it for dead."""
+        return not self.left and self.silent_s < SILENT_BEATS * self.beat_s
+
+
+def holder_of(store: Store) -> Holder | None:
+    """The newest driver at `store`, None when there was none; reads the files alone. Raises InputError when its claim is damaged."""
+    number = _newest(store)
+    if not number:
+        return None
+    try:
+        claim = _read_claim(store, number)
+    except FileNotFoundError:
+        return holder_of(store)  # just removed, with newer ones there
+    ages = [store.age_s(f"{FOLDER}/{number:05d}{ending}") for ending in (".beat.json", ".json")]  # the claim is there before the beat
+    silent_s = min(age for age in ages if age is not None)
+    return Holder(claim["what"], _who(claim), store.exists(f"{FOLDER}/{number:05d}.end.json"), silent_s, float(claim["beat_s"]))
 
 
 def _take(store: Store, what: str, silence_s: float) -> int:
@@ -138,24 +174,36 @@ def _is_hidden(pid: int) -> bool:
 
 def _refuse_living(store: Store, number: int, silence_s: float) -> None:
     """Return when the owner of claim `number` has ended; raises InputError when it lives."""
-    path = f"{FOLDER}/{number:05d}.json"
     try:
-        claim = json.loads(store.read(path))
-        pid, machine, pid_start = claim["pid"], claim["machine"], claim["pid_start"]
-        who = f"`{claim['what']}` on host {claim['host']}, pid {pid}, since {claim['since']}"
-        watch_s = max(SILENT_BEATS * float(claim["beat_s"]), silence_s)
+        claim = _read_claim(store, number)
     except FileNotFoundError:
         return  # just removed, with newer ones there
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{store.uri}/{path} is damaged ({error}); delete it if no other driver is at work there") from None
-    if machine == _machine() and not _is_hidden(pid):
-        lives = _start_of(pid) == pid_start
+    who, pid, watch_s = _who(claim), claim["pid"], max(SILENT_BEATS * float(claim["beat_s"]), silence_s)
+    if claim["machine"] == _machine() and not _is_hidden(pid):
+        lives = _start_of(pid) == claim["pid_start"]
     else:
         logger.warning("%s was last held by %s: watching for %.0f s whether it is alive", store.uri, who, watch_s)
         lives = _beats(store, number, watch_s)
     if lives:
         raise InputError(f"{store.uri} is held by {who}; wait until it has ended, or stop it there (kill {pid})")
     logger.warning("%s was held by %s, which has died; going on in its place", store.uri, who)
+
+
+def _read_claim(store: Store, number: int) -> dict[str, Any]:
+    """Raises FileNotFoundError, and InputError when it is damaged."""
+    path = f"{FOLDER}/{number:05d}.json"
+    try:
+        claim: dict[str, Any] = json.loads(store.read(path))
+        float(claim["beat_s"])
+        if missing := {"what", "host", "machine", "pid", "pid_start", "since"} - claim.keys():
+            raise KeyError(*sorted(missing))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{store.uri}/{path} is damaged ({error}); delete it if no other driver is at work there") from None
+    return claim
+
+
+def _who(claim: dict[str, Any]) -> str:
+    return f"`{claim['what']}` on host {claim['host']}, pid {claim['pid']}, since {claim['since']}"
 
 
 def _beats(store: Store, number: int, watch_s: float) -> bool:

@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,6 +85,12 @@ class LocalStore(Store):
                 return None
             raise  # below a file, or where reading is not allowed, nothing could be made either
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def age_s(self, path: str) -> float | None:
+        try:
+            return max(0.0, time.time() - os.stat(self._file(path)).st_mtime)
+        except FileNotFoundError:
+            return None
 
     def delete(self, path: str) -> None:
         file = self._file(path)

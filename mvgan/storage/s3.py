@@ -108,11 +108,21 @@ class S3Store(Store):
         return {path: found[path] for path in sorted(found) if path and not path.endswith("/")}
 
     def size(self, path: str) -> int | None:
+        answer = self._head(path)
+        return None if answer is None else int(answer["ContentLength"])
+
+    def age_s(self, path: str) -> float | None:
+        answer = self._head(path)
+        if answer is None:
+            return None
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return max(0.0, float((now - answer["LastModified"]).total_seconds()))
+
+    def _head(self, path: str) -> Any | None:
         try:
-            answer = self._call(path, READ_S, lambda s3: s3.head_object(Bucket=self.bucket, Key=self._key(path)))
+            return self._call(path, READ_S, lambda s3: s3.head_object(Bucket=self.bucket, Key=self._key(path)))
         except FileNotFoundError:
             return None
-        return int(answer["ContentLength"])
 
     def delete(self, path: str) -> None:
         self._call(path, READ_S, lambda s3: s3.delete_object(Bucket=self.bucket, Key=self._key(path)))

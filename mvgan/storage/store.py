@@ -53,6 +53,13 @@ class Store(ABC):
         """Size in bytes, or None when there is no such object."""
 
     @abstractmethod
+    def age_s(self, path: str) -> float | None:
+        """Seconds since the object was written, by the storage's own clock where it has one; None when there is no such object.
+
+        For people to read: nothing is decided by it.
+        """
+
+    @abstractmethod
     def delete(self, path: str) -> None:
         """Remove the object; it is no error when there is none."""
 

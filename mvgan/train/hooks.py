@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from torch import Tensor
 
+from mvgan.config import InputError
 from mvgan.storage.store import Store
 from mvgan.train.guard import SECONDS, SKIPPED
 from mvgan.train.outbox import Outbox
@@ -151,11 +152,16 @@ def write_metrics(outbox: Outbox, name: str, history: History) -> None:
 
 
 def read_metrics(store: Store, name: str) -> History:
-    """All records that `write_metrics` has written so far."""
+    """All records that `write_metrics` has written so far. Raises InputError when the file is damaged."""
+    path = f"{name}/metrics.jsonl"
     try:
-        return [json.loads(line) for line in store.read(f"{name}/metrics.jsonl").splitlines()]
+        return [json.loads(line) for line in store.read(path).splitlines()]
     except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise InputError(
+            f"{store.uri}/{path} is damaged ({error}); put history.json of the newest commit in its place, a record a line"
+        ) from None
 
 
 class Sampler:

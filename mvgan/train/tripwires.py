@@ -1,6 +1,6 @@
 """Signs in the metrics of stage 1 that a training goes wrong, each with what to change."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mvgan.config import ANOTHER_NAME, Run
@@ -45,6 +45,16 @@ def wires_of(run: Run, stage: str) -> tuple[Tripwire, ...]:
     if stage != "pairs":
         return ()
     return tuple(wire for wire in PAIRS if wire.metric != "augment_p" or run.pairs.augment == "ada")
+
+
+def tripped(wires: tuple[Tripwire, ...], history: Sequence[Mapping[str, float]]) -> list[str]:
+    """What holds at the newest records of a stage, a line each."""
+    found = []
+    for wire in wires:
+        newest = [record[wire.metric] for record in history if record["images"] and wire.metric in record][-wire.times :]
+        if len(newest) == wire.times and all(map(wire.wrong, newest)):
+            found.append(wire.words.format(value=newest[-1]))
+    return found
 
 
 class Tripwires:

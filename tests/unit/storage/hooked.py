@@ -53,6 +53,9 @@ class HookedStore(Store):
         result: int | None = self._call("size", path)
         return result
 
+    def age_s(self, path: str) -> float | None:
+        return self.inner.age_s(path)
+
     def delete(self, path: str) -> None:
         self._call("delete", path)
 

@@ -16,7 +16,7 @@ import pytest
 
 from mvgan.config import InputError
 from mvgan.storage import holder
-from mvgan.storage.holder import held, refuse_held
+from mvgan.storage.holder import held, holder_of, refuse_held
 from mvgan.storage.uri import LocalStore
 
 
@@ -209,6 +209,27 @@ def test_a_holder_says_so_when_it_was_overtaken(tmp_path: Path, caplog: pytest.L
         until(lambda: "taken over" in caplog.text)
         time.sleep(0.3)  # it says so once
     assert caplog.text.count("has been taken over by `video` on host elsewhere, pid 7") == 1
+
+
+def test_who_holds_a_folder_is_seen_at_one_look(tmp_path: Path, processes: ExitStack) -> None:
+    """Of a driver at work, one that was killed, and one that left; the times of files are set as in the minutes after."""
+    store = LocalStore(tmp_path)
+    assert holder_of(store) is None
+    first = driver(processes, tmp_path)
+    until((tmp_path / "drivers/00001.beat.json").exists)
+    found = holder_of(store)
+    assert found is not None and found.at_work and not found.left
+    assert found.what == "train" and f"pid {first.pid}" in found.who
+    first.kill()
+    first.wait()
+    for file in (tmp_path / "drivers").iterdir():
+        os.utime(file, (0, time.time() - 300))
+    found = holder_of(store)
+    assert found is not None and not found.at_work and not found.left and found.silent_s == pytest.approx(300, abs=30)
+    with held(store, "pairs"):
+        pass
+    found = holder_of(store)
+    assert found is not None and (found.what, found.left, found.at_work) == ("pairs", True, False)
 
 
 def test_a_damaged_claim_is_told(tmp_path: Path) -> None:

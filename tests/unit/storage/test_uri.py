@@ -3,8 +3,10 @@
 import os
 import pickle
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,25 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return open_store(tmp_path / "root")
     return open_store(f"{request.getfixturevalue('s3')}/{request.node.name}/")
+
+
+def test_ages(store: Store) -> None:
+    """Reference: this process's clock, and for a local file the time that the system was told."""
+    assert store.age_s("a/b") is None
+    store.write("a/b", b"x")
+    age_s = store.age_s("a/b")
+    assert age_s is not None and 0 <= age_s < 60
+    if isinstance(store, LocalStore):
+        os.utime(f"{store.uri}/a/b", (0, time.time() - 1000))
+        assert store.age_s("a/b") == pytest.approx(1000, abs=30)
+
+
+def test_the_age_on_s3_is_by_the_servers_clock(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: answers with the dates of a server whose clock is years from ours."""
+    answer = {"LastModified": datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)}
+    date = {"ResponseMetadata": {"HTTPHeaders": {"date": "Sat, 03 Feb 2001 04:07:08 GMT"}}}
+    monkeypatch.setattr(s3_store.client(), "head_object", lambda **place: answer | date)
+    assert open_store(f"{s3}/ages").age_s("a") == 122
 
 
 def test_objects(store: Store) -> None:

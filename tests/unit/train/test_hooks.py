@@ -10,9 +10,10 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
+from mvgan.config import InputError
 from mvgan.storage.uri import LocalStore
 from mvgan.train.guard import SKIPPED
-from mvgan.train.hooks import Recorder, Ticker
+from mvgan.train.hooks import Recorder, Ticker, read_metrics
 from mvgan.train.outbox import Outbox
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Plan
@@ -177,3 +178,11 @@ def test_nobody_waits_longer_than_asked_for_a_storage_that_hangs(slow: SlowStore
     slow.gate.set()
     outbox._thread.shutdown()
     assert [path for path, _ in slow.written] == ["first"], "what had not begun is dropped"
+
+
+def test_damaged_metrics_are_told(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert read_metrics(store, "pairs") == []
+    store.write("pairs/metrics.jsonl", b'{"images": 8}\n{"images"')
+    with pytest.raises(InputError, match=rf"^{tmp_path}/pairs/metrics\.jsonl is damaged .*; put history\.json .*$"):
+        read_metrics(store, "pairs")

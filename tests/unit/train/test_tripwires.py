@@ -9,7 +9,7 @@ from mvgan.config import Pairs, Run
 from mvgan.train.augment import Augmentation
 from mvgan.train.ranks import Ranks
 from mvgan.train.state import Progress
-from mvgan.train.tripwires import PAIRS, Tripwire, Tripwires, wires_of
+from mvgan.train.tripwires import PAIRS, Tripwire, Tripwires, tripped, wires_of
 
 
 def said(wires: tuple[Tripwire, ...], metric: str, values: list[float]) -> list[str]:
@@ -27,6 +27,19 @@ def test_a_sign_is_said_once_each_time_it_comes_up(metric: str, bad: float, good
     (line,) = said(PAIRS, metric, [good, *[bad] * (times + 5)])
     assert line.startswith(f"warning: at {8 * times} ") and f"{bad:.3g}" in line and "another --name" in line
     assert len(said(PAIRS, metric, [good, *[bad] * times, good, *[bad] * times])) == 2
+
+
+@pytest.mark.parametrize(("metric", "bad", "good"), [("d_loss", 0.01, 0.5), ("augment_p", 1.0, 0.6), ("diversity", 0.1, 0.9)])
+def test_what_holds_now_is_told_from_the_history(metric: str, bad: float, good: float) -> None:
+    """Not what has passed, not the untrained network, and not too few records."""
+    times = next(wire.times for wire in PAIRS if wire.metric == metric)
+
+    def now(*values: float) -> list[str]:
+        return tripped(PAIRS, [{"images": 8 * number, metric: value} for number, value in enumerate(values)])
+
+    assert now() == now(bad) == now(bad, *[bad] * (times - 1)) == now(good, *[bad] * times, good) == []
+    (line,) = now(good, *[bad] * times)
+    assert f"{bad:.3g}" in line
 
 
 def ticks_of_p(right: float, start: float) -> list[float]:
