@@ -10,7 +10,7 @@ import pytest
 
 
 ROOT = Path(__file__).parents[2]
-CODE = sorted([*(ROOT / "mvgan").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+CODE = sorted(path for folder in ("mvgan", "jobs", "cluster") for path in (ROOT / folder).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in CODE}
 ALL_FILES = sorted([*CODE, *(ROOT / "tests").rglob("*.py")])
 

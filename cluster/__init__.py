@@ -1,0 +1,1 @@
+"""Files that bring up a cluster, and the check of them: `cluster/README.md`."""

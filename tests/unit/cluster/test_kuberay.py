@@ -1,0 +1,133 @@
+"""Files for Kubernetes.
+
+Reference: KubeRay's own schemas (folder kuberay/ of MVGAN_TEST_DATA), Ray's command line, and mvgan's for what the job runs.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from cluster.prepare import start_options
+from tests.unit.cluster.files import CLUSTER, REMOVE, load, pinned, spoil
+
+
+CLUSTER_FILE, JOB_FILE = "kuberay-cluster.yaml", "kuberay-job.yaml"
+HEAD, GPU = "headGroupSpec/template/spec", "workerGroupSpecs/1"
+SPOILED = [
+    ("rayVersions", "2.60.0"), ("rayVersion", 2.6), ("authOptions/mode", "tokens"), ("authOptions/modes", "token"),
+    ("enableInTreeAutoscaling", "yes"), ("autoscalerOptions/version", "v3"), ("autoscalerOptions/idleTimeoutSeconds", "5m"),
+    ("headGroupSpec", REMOVE), ("headGroupSpec/template", REMOVE), ("headGroupSpec/rayStartParams/num-cpus", 0),
+    (f"{HEAD}/containers", REMOVE), (f"{HEAD}/containers/0/name", REMOVE), (f"{HEAD}/containers/0/images", "x"),
+    (f"{HEAD}/containers/0/securityContext/capabilities/drop", "ALL"), (f"{HEAD}/securityContext/runAsNonRoot", "yes"),
+    (f"{GPU}/maxReplica", 3), (f"{GPU}/replicas", "two"), (f"{GPU}/template/spec/tolerations/0/effects", "NoSchedule"),
+    (f"{GPU}/template/spec/volumes/0/emptyDir/medum", "Memory"), (f"{GPU}/template/spec/containers/0/resources/limit", {}),
+]  # fmt: skip
+SPOILED_JOB = [
+    ("backoffLimit", "3"), ("backofLimit", 3), ("shutdownAfterJobFinishes", "true"), ("ttlSecondsAfterFinished", "10m"),
+    ("entrypoint", ["python"]), ("rayClusterSpec/headGroupSpec", REMOVE),
+]  # fmt: skip
+
+
+def strict(schema: Any) -> Any:
+    """As the API server takes it with strict fields: unknown ones are refused; a number with a unit may be written as either."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    closed = {key: strict(value) for key, value in schema.items()}
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields") and isinstance(schema.get("type"), str):
+        closed["additionalProperties"] = False
+    return closed
+
+
+@pytest.fixture(scope="module")
+def validators() -> dict[str, jsonschema.Draft7Validator]:
+    folder = os.environ.get("MVGAN_TEST_DATA")
+    if not folder or not (Path(folder) / "kuberay").is_dir():
+        pytest.skip("MVGAN_TEST_DATA names no folder with kuberay/, which has KubeRay's schemas")
+    names = {CLUSTER_FILE: "rayclusters", JOB_FILE: "rayjobs"}
+    return {
+        file: jsonschema.Draft7Validator(
+            strict(json.loads((Path(folder) / "kuberay" / f"{name}.v1.schema.json").read_text())["openAPIV3Schema"])
+        )
+        for file, name in names.items()
+    }
+
+
+@pytest.mark.parametrize("name", [CLUSTER_FILE, JOB_FILE])
+def test_shipped_files_pass(validators: dict[str, jsonschema.Draft7Validator], name: str) -> None:
+    assert [error.message for error in validators[name].iter_errors(load(name))] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [(CLUSTER_FILE, f"spec/{path}", value) for path, value in SPOILED] + [(JOB_FILE, f"spec/{path}", value) for path, value in SPOILED_JOB],
+)
+def test_a_planted_error_is_caught(validators: dict[str, jsonschema.Draft7Validator], name: str, path: str, value: Any) -> None:
+    document = load(name)
+    spoil(document, path, value)
+    found = list(validators[name].iter_errors(document))
+    assert found
+    spoiled = path.split("/") if value is not REMOVE else path.split("/")[:-1]
+    for error in found:
+        where = [str(key) for key in error.absolute_path]
+        assert spoiled[: len(where)] == where, (where, error.message)
+
+
+def clusters() -> list[Any]:
+    return [load(CLUSTER_FILE)["spec"], load(JOB_FILE)["spec"]["rayClusterSpec"]]
+
+
+def test_both_files_bring_up_the_same_cluster() -> None:
+    ours, of_job = clusters()
+    assert ours == of_job
+
+
+def test_groups_start_ray_by_options_that_it_knows() -> None:
+    """Reference: Ray's command line."""
+    for spec in clusters():
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            start_options(" ".join(f"--{key}" if value == "true" else f"--{key}={value}" for key, value in group["rayStartParams"].items()))
+
+
+def test_pods_are_closed() -> None:
+    """No user but ours, no rights to gain, the token everywhere, no port outside Kubernetes, and no worker asks Kubernetes."""
+    for spec in clusters():
+        assert spec["authOptions"] == {"mode": "token"} and spec["headGroupSpec"]["serviceType"] == "ClusterIP"
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            pod = group["template"]["spec"]
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert all(container["securityContext"]["allowPrivilegeEscalation"] is False for container in pod["containers"])
+            assert all("@sha256:" in container["image"] and "env" not in container for container in pod["containers"])
+        assert all(group["template"]["spec"]["automountServiceAccountToken"] is False for group in spec["workerGroupSpecs"])
+
+
+def test_the_job_is_a_command_of_mvgan() -> None:
+    """Reference: the verb's own reading of its flags, which goes before any file is touched."""
+    python, *arguments = shlex.split(load(JOB_FILE)["spec"]["entrypoint"])
+    assert python == "python"
+    done = subprocess.run(
+        [sys.executable, *arguments, "--print-config"], cwd=CLUSTER.parent, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resolution:" in done.stdout
+
+
+def test_versions_are_those_of_the_constraints() -> None:
+    """Of Ray, in all files and the image; the image takes everything else by constraints.txt itself."""
+    assert {spec["rayVersion"] for spec in clusters()} == {pinned("ray")}
+    image = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
+    installs = [line for line in image.splitlines() if "pip install" in line]
+    assert len(installs) == 2 and all("-c constraints.txt" in line for line in installs)
+    named = {version for file in CLUSTER.iterdir() if file.is_file() for version in re.findall(r"ray(?:\[\S*\])?==(\S+)", file.read_text())}
+    assert named <= {pinned("ray")}
