@@ -210,6 +210,11 @@ def _kill_driver(scene: Scene, driver: subprocess.Popen[str]) -> None:
     driver.wait()
 
 
+def _stop_driver(scene: Scene, driver: subprocess.Popen[str]) -> None:
+    driver.terminate()
+    assert driver.wait(LAST_S) == 1
+
+
 def _lose_node(scene: Scene, driver: subprocess.Popen[str]) -> None:
     _some_worker(scene)
     scene.machines.lose(scene.machines.node_of_a_worker())
@@ -228,6 +233,7 @@ def _some_worker(scene: Scene) -> int:
 KILLS: dict[str, Callable[[Scene, subprocess.Popen[str]], None]] = {
     "worker": _kill_worker,
     "driver": _kill_driver,
+    "stop": _stop_driver,
     "node": _lose_node,
 }
 
@@ -239,7 +245,7 @@ def killed_run(scene: Scene, victim: str, stage: str, images: int) -> str:
     scene.wait_for(stage, name, images, driver)
     KILLS[victim](scene, driver)
     assert not list((scene.root / name / "export").glob(EXPORTS[stage])), "killed too late"
-    if victim == "driver":
+    if victim in ("driver", "stop"):
         driver = scene.start(stage, name)
     assert driver.wait(LAST_S) == 0, scene.said(name)
     if images:

@@ -4,9 +4,10 @@ Ray's own forwarding prefixes every line and mixes in its internals; its logs st
 """
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,8 @@ from mvgan.train.outbox import Outbox
 POLL_S = 0.5
 KEEP_S = 30.0
 """Time between writes of the log, which object storage takes as a whole; a killed driver loses no more."""
+STOP_POLL_S = 1.0
+"""Time between two looks of a worker whether training shall end."""
 LEAVE_S = 60.0
 """Most that the end of a stage waits for its log to be written."""
 
@@ -30,6 +33,7 @@ class _Lines:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.notes: list[Any] = []
+        self.why = ""
 
     def add(self, line: str) -> None:
         self.lines.append(line)
@@ -43,6 +47,12 @@ class _Lines:
 
     def noted(self) -> list[Any]:
         return self.notes
+
+    def stop(self, why: str) -> None:
+        self.why = why
+
+    def stopped(self) -> str:
+        return self.why
 
 
 class Console:
@@ -71,6 +81,27 @@ class Console:
         """All values left so far."""
         notes: list[Any] = ray.get(self.actor.noted.remote())
         return notes
+
+    def stop(self, why: str) -> None:
+        """Ask the workers to commit and to end."""
+        ray.get(self.actor.stop.remote(why))
+
+    def stop_asked(self) -> Callable[[], str]:
+        """What tells a worker why it shall commit and end, empty while it shall go on. Asks the driver's node once in STOP_POLL_S."""
+        asked_at = -math.inf
+        why = ""
+
+        def ask() -> str:
+            nonlocal asked_at, why
+            if not why and time.monotonic() >= asked_at + STOP_POLL_S:
+                try:
+                    why = ray.get(self.actor.stopped.remote())
+                except ray.exceptions.RayActorError:
+                    why = ""  # without the driver's node nobody asks any more
+                asked_at = time.monotonic()
+            return why
+
+        return ask
 
     def forward_logging(self) -> None:
         """Send this process's log records too: warnings of commits and data."""

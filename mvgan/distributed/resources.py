@@ -4,19 +4,18 @@ import logging
 import math
 import os
 import re
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import ray
 from ray._private.state import available_resources_per_node
 
 from mvgan.config import Ended, InputError, Resources
+from mvgan.distributed.stop import stoppable
 
 
 logger = logging.getLogger(__name__)
@@ -45,13 +44,13 @@ VMSTAT = Path("/proc/vmstat")
 def session(resources: Resources) -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS, or start one on this machine and end it afterwards.
 
-    Raises TimeOver in the block after `resources.max_hours`.
+    Raises Stop in the block at SIGTERM, and after `resources.max_hours`.
     """
-    with _bounded(resources.max_hours):
-        if not ray.is_initialized():
-            _connect(resources)
-            for name in ("ray.data", "ray.train"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        _connect(resources)
+        for name in ("ray.data", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    with stoppable(resources.max_hours):
         try:
             yield
         finally:
@@ -95,30 +94,6 @@ def own_store_bytes(resources: Resources) -> int:
     """Object store of such a cluster: 2 GiB a worker, of which the streams fill a part, and at most an eighth of the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(2 * resources.workers * 2**30, memory // 8)
-
-
-class TimeOver(Ended):
-    """The hours that the user has set are over."""
-
-
-@contextmanager
-def _bounded(max_hours: float) -> Iterator[None]:
-    """Raise TimeOver in this thread, which must be the main one, once the hours are over."""
-    if not max_hours:
-        yield
-        return
-
-    def over(signum: int, frame: FrameType | None) -> None:
-        raise TimeOver(f"the {max_hours:g} hours of --max-hours are over; the same command goes on from the last commit")
-
-    before = signal.signal(signal.SIGALRM, over)
-    # Again each minute: the first may fall into a call that takes any error for its own.
-    signal.setitimer(signal.ITIMER_REAL, max_hours * 3600, 60)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from mvgan.config import Ended, InputError, Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.codes import factorize_latents, find_codes
 from mvgan.distributed.door import Door, ask_cluster
-from mvgan.distributed.resources import LEADER_BYTES, NoRoom, TimeOver, check_room, leaders, nodes, teams
+from mvgan.distributed.resources import LEADER_BYTES, NoRoom, check_room, leaders, nodes, teams
+from mvgan.distributed.stop import Stop
 from mvgan.distributed.trainer import Beside, train_stage
 from mvgan.distributed.watchdog import Room
 from mvgan.storage.holder import held
@@ -198,7 +199,7 @@ def _factorized(run: RunFolder, resources: Resources) -> str | None:
             return None
         except NoRoom as error:
             print(f"sweep: waits again: {error}", flush=True)
-        except TimeOver:
+        except Stop:
             raise
         except (InputError, Ended) as error:
             return str(error)

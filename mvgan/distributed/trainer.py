@@ -47,7 +47,7 @@ class Beside:
 def train_stage(folder: RunFolder, stage: str, resources: Resources, beside: Beside = Beside()) -> None:
     """Train `stage` to its end, from its newest commit on; does nothing when it has ended.
 
-    Raises InputError for a user's mistake, Ended when the workers cannot begin (NoRoom) or fail too often.
+    Raises InputError for a user's mistake, Ended when the workers cannot begin (NoRoom), fail too often, or have committed at a Stop.
     """
     if folder.complete(stage) is None:
         check_room(resources)
@@ -146,5 +146,7 @@ def _worker(config: dict[str, Any]) -> None:
         stream: Any = ray.train.get_dataset_shard("train")  # what WindowStreams gives
         batches = watchdog.watched(streamed_batches(stream))
         patience_s, world = resources.hang_s / PATIENCE, context.get_world_size()
-        place = Worker(rank, world, get_device(), out.say, resources.max_missed_commits, patience_s, resources.track)
+        place = Worker(
+            rank, world, get_device(), out.say, resources.max_missed_commits, patience_s, resources.track, out.stop_asked()
+        )  # fmt: skip
         train_worker(folder, stage, config["epoch"], batches, place)

@@ -1,6 +1,5 @@
 """What the driver knows of its workers: whether they have begun, hang, or were killed for want of memory."""
 
-import queue
 import socket
 import sys
 import threading
@@ -19,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mvgan.config import Resources
 from mvgan.distributed.console import Console
 from mvgan.distributed.resources import NoRoom, demand, describe, nodes, oom_kills
+from mvgan.distributed.stop import awaited
 from mvgan.storage.uri import Store
 
 
@@ -97,42 +97,41 @@ def _rooms(out: Console, attempt: int) -> list[Room]:
 def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console, placed: Callable[[Room], None]) -> None:
     """Call `fit`, whose workers must begin within `resources.start_s`, then `placed` once they have, and raise what `fit` raises.
 
-    Raises NoRoom when they do not begin: Ray would wait for ever for a node that does not come back.
+    Raises NoRoom when they do not begin: Ray would wait for ever for a node that does not come back. At a Stop the workers commit and end.
     """
-    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    outcome: list[BaseException] = []
 
     def run() -> None:
         try:
             fit()
         except BaseException as error:
-            outcome.put(error)
-        else:
-            outcome.put(None)
+            outcome.append(error)
 
-    started = time.monotonic()
-    thread = threading.Thread(target=run, name=f"fit {stage}", daemon=True)
-    thread.start()
-    ready = 0
-    try:
-        while True:
-            try:
-                error = outcome.get(timeout=POLL_S)
-            except queue.Empty:
+    with awaited() as asked:
+        started = time.monotonic()
+        thread = threading.Thread(target=run, name=f"fit {stage}", daemon=True)
+        thread.start()
+        ready, stop = 0, None
+        try:
+            while thread.is_alive():
                 if ready < resources.workers:
                     ready = len(_begun(out, attempt))
                     if ready == resources.workers:
                         for room in _rooms(out, attempt):
                             placed(room)
                     elif time.monotonic() > started + resources.start_s:
-                        raise NoRoom(_not_begun(stage, ready, resources)) from None
-                continue
-            if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                raise NoRoom(_not_begun(stage, ready, resources)) from None
-            if error is not None:
+                        raise NoRoom(_not_begun(stage, ready, resources))
+                if stop is None and (stop := asked()) is not None:
+                    if ready < resources.workers:
+                        raise stop  # there is nothing to commit
+                    out.stop(stop.why)
+                thread.join(POLL_S)
+            for error in outcome:
+                if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                    raise NoRoom(_not_begun(stage, ready, resources)) from None
                 raise error
-            return
-    finally:
-        _leave(thread, out, attempt)
+        finally:
+            _leave(thread, out, attempt)
 
 
 def _leave(thread: threading.Thread, out: Console, attempt: int) -> None:

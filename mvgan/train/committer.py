@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,10 @@ RETRY_S = 2.0
 
 class MissedCommits(Ended):
     """The storage has refused so many commits that training ended."""
+
+
+class Stopped(Ended):
+    """Training was asked to end, and has committed."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,19 @@ class Committer:
     The state is copied to the CPU while training stands still; a thread serialises, hashes and writes the copy, one at a
     time, and prunes. A commit that falls due meanwhile waits for the one before. What the storage refuses is a missed
     commit: an alarm, and `max_missed` in a row raise MissedCommits, as does a storage for which one step has waited
-    `patience_s`. The last one is there when training ends.
+    `patience_s`. The last one is there when training ends, or raises Stopped once `stop` has given a reason to end.
     Superseded and Conflict, and whatever else went wrong in the thread, are raised at the next step or by `close`.
     The commit with the best `frechet` is never removed.
     """
 
     def __init__(
         self, name: str, commits: Commits, epoch: int, plan: Plan, history: History, outbox: Outbox, say: Say, max_missed: int,
-        last: Commit | None, patience_s: float,
+        last: Commit | None, patience_s: float, stop: Callable[[], str] = lambda: "",
     ) -> None:  # fmt: skip
-        """name: the stage. last: the commit that training went on from. patience_s: the most that one step waits."""
+        """name: the stage. last: the commit that training went on from. patience_s: the most that one step waits. stop: as of Worker."""
         self.name, self.commits, self.epoch, self.plan, self.history = name, commits, epoch, plan, history
         self.outbox, self.say, self.max_missed, self.last, self.patience_s = outbox, say, max_missed, last, patience_s
-        self.missed_in_a_row, self._reason = 0, ""
+        self.stop, self.missed_in_a_row, self._reason = stop, 0, ""
         self._figures: dict[str, float] = {"commit_wait_s": 0.0, "missed_commits": 0.0}
         self._writing: Future[_Outcome] | None = None
         self._thread = ThreadPoolExecutor(1, "committer")
@@ -77,10 +81,11 @@ class Committer:
         """Nothing is new yet."""
 
     def after_step(self, stage: Stage, progress: Progress, stats: dict[str, Tensor]) -> None:
-        """Commit where it is due. Raises what a write has met, MissedCommits included."""
+        """Commit where it is due, and where training shall end. Raises what a write has met, MissedCommits included, and Stopped."""
         if self._writing is not None and self._writing.done():
             self._collect(time.monotonic())
-        if not self.plan.commit_due(progress):
+        why = self.stop()
+        if not why and not self.plan.commit_due(progress):
             return
         at_end = progress.images >= self.plan.end
         if SKIPPED in stats and stats[SKIPPED] and not at_end:
@@ -91,11 +96,13 @@ class Committer:
         deadline = started + self.patience_s
         self._await_write(progress.images, deadline)
         copied = self._snapshot(stage, progress)
-        if at_end:
+        if at_end or why:
             self._finish(copied, deadline)
         else:
             self._writing = self._thread.submit(self._write, copied)
         self._figures["commit_wait_s"] += time.monotonic() - started
+        if why and not at_end:
+            raise Stopped(f"{self.name}: {why}; committed at {progress.images} {UNITS[self.name]}, and the same command goes on from there")
 
     def figures(self) -> dict[str, float]:
         """Metrics since the last call: seconds that training stood still and that the newest write took, commits missed."""

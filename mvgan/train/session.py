@@ -120,12 +120,15 @@ class Worker:
     """The most that one step waits for the storage."""
     track: str = "none"
     """Tracker that is told the metrics, by its name."""
+    stop: Callable[[], str] = lambda: ""
+    """Says why training shall commit and end; empty while it shall go on."""
 
 
 def train_worker(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: Worker) -> Progress:
     """Train stage `name` to its end on this worker. `epoch` is the driver's claim; returns the last progress.
 
-    Raises NonFinite on all workers together when the numbers fail, MissedCommits on the first when the storage does, InputError
+    Raises NonFinite on all workers together when the numbers fail, MissedCommits on the first when the storage does, and Stopped there
+    once it has committed because `worker.stop` asked, InputError
     before its first commit when the memory of the GPU holds no step, with the batch that it does hold, or at once when the tracker cannot
     be had here.
     """
@@ -165,7 +168,8 @@ def _train(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: W
             # So a storage that refuses is an alarm and not yet a step that waits too long.
             commits = Commits(folder.store.bounded(worker.patience_s / 3), name)
             committer = Committer(
-                name, commits, epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit, worker.patience_s
+                name, commits, epoch, plan, history, outbox, worker.say, worker.max_missed_commits, commit, worker.patience_s,
+                worker.stop,
             )  # fmt: skip
             beside.callback(committer.close)
             look = Tripwires(wires_of(run, name), worker.say).look

@@ -2,15 +2,13 @@
 
 import itertools
 import math
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from mvgan.config import Ended, InputError, Resources
+from mvgan.config import InputError, Resources
 from mvgan.distributed import resources as module
-from mvgan.distributed.resources import Node, NoRoom, RoomLost, check_room, fits, oom_kills, session, worker_threads, workers_here
+from mvgan.distributed.resources import Node, NoRoom, RoomLost, check_room, fits, oom_kills, worker_threads, workers_here
 
 
 def cpus(*numbers: float) -> list[Node]:
@@ -127,14 +125,3 @@ def test_the_kernels_count_of_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_kernel_of_this_machine_tells() -> None:
     assert "oom_kill " in Path("/proc/vmstat").read_text() and oom_kills() >= 0
-
-
-def test_max_hours_ends_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setattr("ray.shutdown", lambda: None)
-    before = signal.getsignal(signal.SIGALRM)
-    started = time.monotonic()
-    with pytest.raises(Ended, match=r"the 5e-05 hours of --max-hours are over"), session(Resources(max_hours=5e-5)):
-        signal.pause()
-    assert 0.1 < time.monotonic() - started < 10
-    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -11,7 +11,8 @@ import pytest
 from mvgan.config import Ended, InputError, Resources
 from mvgan.distributed import sweep as module
 from mvgan.distributed.door import Door
-from mvgan.distributed.resources import Node, NoRoom, TimeOver
+from mvgan.distributed.resources import Node, NoRoom
+from mvgan.distributed.stop import TimeOver
 from mvgan.distributed.sweep import ERROR_LOG, Phase, _due, _grams, _measured, _room, _Teller, _train, run_sweep
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable

@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from mvgan.data.shards import ShardSet
 from mvgan.storage.run import RunFolder, open_run
+from mvgan.train.committer import Stopped
 from mvgan.train.export import export_weights
 from mvgan.train.pairs import PairStage
 from mvgan.train.session import Batches, Worker, local_batches, train_worker
@@ -78,11 +79,16 @@ def killed(undisturbed: RunFolder, data: ShardSet, tmp_path_factory: pytest.Temp
     return folder
 
 
-def resumed(killed: RunFolder, where: Path, name: str, batches: Batches) -> dict[str, Any]:
-    """The weights that a copy of the killed run ends with."""
+def copied(killed: RunFolder, where: Path) -> RunFolder:
     folder = open_run(str(where / "resumed"), RUN, killed.data)
     for path in killed.store.list():
         folder.store.write(path, killed.store.read(path))
+    return folder
+
+
+def resumed(killed: RunFolder, where: Path, name: str, batches: Batches) -> dict[str, Any]:
+    """The weights that a copy of the killed run ends with."""
+    folder = copied(killed, where)
     train(folder, name, batches)
     return weights(folder, name)
 
@@ -93,6 +99,21 @@ def test_a_run_killed_at_a_commit_ends_with_the_same_bits(
 ) -> None:
     torch.manual_seed(123)  # nothing may come from torch's own generator
     assert equal(resumed(killed, tmp_path, name, local_batches(data, RUN, name)), weights(undisturbed, name))
+
+
+@pytest.mark.parametrize("name", ["pairs", "video"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_stopped_between_commits_ends_with_the_same_bits(
+    steps: int, name: str, undisturbed: RunFolder, killed: RunFolder, data: ShardSet, tmp_path: Path
+) -> None:
+    """Stopped so many steps after the commit at which it was killed, at a step where none was due, and started again."""
+    folder, asked, batches = copied(killed, tmp_path), [""] * (steps - 1) + ["stopped"], local_batches(data, RUN, name)
+    with pytest.raises(Stopped):
+        train_worker(folder, name, folder.commits(name).claim({}), batches, dataclasses.replace(QUIET, stop=lambda: asked.pop(0)))
+    commit = folder.commits(name).newest()
+    assert commit is not None and commit.images % KILLED_AT and not commit.meta["complete"]
+    train(folder, name, batches)
+    assert equal(weights(folder, name), weights(undisturbed, name))
 
 
 Change = Callable[[pytest.MonkeyPatch, type], None]
