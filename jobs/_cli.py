@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import tyro
 import yaml
 
+from jobs._secrets import refuse_in_job
 from mvgan.config import Ended, InputError, Resources, Run, from_dict, to_dict
 from mvgan.presets import preset
 from mvgan.storage.run import read_run
@@ -90,6 +91,7 @@ def _main(verb: Callable[[T], Any], flags: type[T], description: str, read: Call
     for noisy in ("ray", "botocore", "boto3", "s3fs", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        refuse_in_job(sys.argv[1:])
         arguments = parse(flags, read(sys.argv[1:]), description)
         if isinstance(arguments, Settings) and arguments.print_config:
             print(yaml.safe_dump(to_dict(arguments.settings), sort_keys=False), end="")

@@ -6,6 +6,7 @@ Every run is a user's command in a process of its own. The reference is a run of
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -211,6 +212,7 @@ def _kill_driver(scene: Scene, driver: subprocess.Popen[str]) -> None:
 
 
 def _stop_driver(scene: Scene, driver: subprocess.Popen[str]) -> None:
+    """SIGTERM, as by `ray job stop`: it ends by itself, once the workers have committed where they are if they have begun."""
     driver.terminate()
     assert driver.wait(LAST_S) == 1
 
@@ -245,6 +247,8 @@ def killed_run(scene: Scene, victim: str, stage: str, images: int) -> str:
     scene.wait_for(stage, name, images, driver)
     KILLS[victim](scene, driver)
     assert not list((scene.root / name / "export").glob(EXPORTS[stage])), "killed too late"
+    if victim == "stop" and images:
+        assert re.search(r"^error: \w+: stopped by SIGTERM; committed at \d+ \w+, and the same command goes on", scene.said(name), re.M)
     if victim in ("driver", "stop"):
         driver = scene.start(stage, name)
     assert driver.wait(LAST_S) == 0, scene.said(name)
