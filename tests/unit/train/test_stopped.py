@@ -9,7 +9,11 @@ from torch import Tensor
 from mvgan.train.committer import MissedCommits, Stopped
 from mvgan.train.stage import fit
 from mvgan.train.state import Progress
-from tests.unit.train.test_committer import PLAN, FaultyStore, Training, refuse, store  # noqa: F401
+from tests.unit.train import test_committer as committer
+from tests.unit.train.test_committer import PLAN, FaultyStore, Training, refuse
+
+
+store = committer.store
 
 
 def stop_after(images: int) -> Callable[[], str]:
