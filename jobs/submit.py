@@ -12,8 +12,8 @@ import tyro
 
 from jobs._cli import main
 from jobs._secrets import INSTEAD, refuse_in_command, refuse_in_variables
+from jobs._submission import STOP_WAIT, Head
 from mvgan.config import InputError
-from mvgan.distributed.submission import STOP_WAIT, Head
 
 
 USAGE = "give a verb and its flags after --, such as `-- pipeline --preset tiny --videos s3://bucket/videos --storage s3://bucket/runs`"

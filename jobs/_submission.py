@@ -1,4 +1,7 @@
-"""Jobs on a cluster through the API of its head, as a client outside of it sees them."""
+"""Jobs on a cluster through the API of its head, as a client outside of it sees them.
+
+Not in mvgan.distributed, which gives this process a token for a cluster of its own: here the user's own token counts.
+"""
 
 import asyncio
 import time
@@ -15,6 +18,9 @@ from mvgan.config import Ended, InputError
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """Whole seconds from SIGTERM to SIGKILL of a job that is stopped; Ray reads it among the job's own variables, and takes 3 without."""
+
+NOT_YET, BEGIN_S = "No available agent to submit job", 60.0
+"""What a head answers whose processes have not all begun, and how long they may take."""
 
 POLL_S = 1.0
 """Time between two looks whether a job has ended."""
@@ -44,8 +50,15 @@ class Head:
     def submit(self, entrypoint: str, working_dir: str, variables: Mapping[str, str], stop_wait_s: int, name: str | None) -> str:
         """Upload `working_dir` but for its .rayignore, and start the command there; returns the job's id. Raises InputError."""
         runtime_env = {"working_dir": working_dir, "env_vars": {**variables, STOP_WAIT: str(stop_wait_s)}}
+        deadline = time.monotonic() + BEGIN_S
         with self._told():
-            return self.client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, submission_id=name)
+            while True:
+                try:
+                    return self.client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, submission_id=name)
+                except RuntimeError as error:
+                    if NOT_YET not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(POLL_S)
 
     def follow(self, name: str, say: Callable[[str], None]) -> Outcome:
         """Pass on what a job says until it has ended. Raises Ended when the head does not answer any more."""
