@@ -4,6 +4,8 @@ Not in mvgan.distributed, which gives this process a token for a cluster of its 
 """
 
 import asyncio
+import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,9 @@ STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 
 NOT_YET, BEGIN_S = "No available agent to submit job", 60.0
 """What a head answers whose processes have not all begun, and how long they may take."""
+
+TALKS = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.working_dir")
+"""Parts of Ray that tell of each upload; what they give a level of their own does not follow that of `ray`."""
 
 POLL_S = 1.0
 """Time between two looks whether a job has ended."""
@@ -44,6 +49,8 @@ class Head:
     def __init__(self, address: str) -> None:
         """Raises InputError when nobody answers there, or refuses the token."""
         self.address = address
+        for talks in TALKS:
+            logging.getLogger(talks).setLevel(logging.ERROR)
         with self._told():
             self.client = JobSubmissionClient(address)
 
@@ -102,5 +109,6 @@ class Head:
 
 
 def _line(error: BaseException) -> str:
-    """The last line of what an error says: the API answers with tracebacks."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """The last line of what an error says: the API answers with tracebacks, and a full stop after them."""
+    lines = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
+    return lines[-1] if lines else type(error).__name__

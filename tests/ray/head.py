@@ -26,7 +26,7 @@ class Head:
     """A head of 4 CPUs as cluster/ starts it, with its dashboard on loopback and a token of its own. It finds S3 by its environment."""
 
     def __init__(self, folder: Path) -> None:
-        port, self.client_port, dashboard = free_ports(3)
+        port, self.client_port, dashboard, agent = free_ports(4)
         self.folder, token = folder, folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -37,8 +37,8 @@ class Head:
         self.environment["RAY_raylet_start_wait_time_s"] = "150"  # by default 30, which a busy machine takes
         line = [
             "ray", "start", "--head", "--block", f"--port={port}", f"--ray-client-server-port={self.client_port}",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=4", "--object-store-memory=200000000",
-            f"--temp-dir={folder}", "--disable-usage-stats",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+            "--num-cpus=4", "--object-store-memory=200000000", f"--temp-dir={folder}", "--disable-usage-stats",
         ]  # fmt: skip
         self.log = folder / "head.log"
         with self.log.open("wb") as log:
