@@ -1,5 +1,6 @@
 """A real head of Ray that is closed with a token, and what a user does there."""
 
+import http.client
 import os
 import secrets
 import shutil
@@ -78,20 +79,22 @@ class Head:
         return found[0]
 
     def stop(self) -> None:
-        """End the head and all that it has started."""
+        """End the head and all that it has started; one that has ended before is told with its log."""
+        ended_before = self.process.poll() is not None
         self.process.terminate()
         self.process.wait(LAST_S)
+        assert not ended_before, self.log.read_text()
 
 
 def ask(url: str, token: str | None, method: str = "GET") -> tuple[int, str]:
-    """A status of HTTP, 0 for no answer, and the text."""
+    """A status of HTTP, 0 for no answer in HTTP, and the text."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return int(answer.status), answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return 0, ""
 
 

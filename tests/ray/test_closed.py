@@ -6,6 +6,7 @@ References: raw calls of HTTP and gRPC without the token, the process table's ow
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import boto3
@@ -117,9 +118,13 @@ def found_in(head: Head, bucket: str, canary: str) -> set[str]:
     """Where a text is: paths of the API, the files of the session, keys of the bucket."""
     paths = [*API, *(f"/api/jobs/{job['submission_id']}/logs" for job in json.loads(head.ask("/api/jobs/", head.token)[1]))]
     found = {path for path in paths if canary in head.ask(path, head.token)[1]}
-    files = [path for path in head.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = {}
+    for path in head.folder.rglob("*"):
+        with suppress(FileNotFoundError):  # the head is at work
+            if path.is_file() and not path.is_symlink():
+                files[path.relative_to(head.folder)] = path.read_bytes()
     assert len(files) > 20
-    found |= {path.name for path in files if canary.encode() in path.read_bytes()}
+    found |= {path.name for path, text in files.items() if canary.encode() in text}
     store = open_store(f"s3://{bucket}")
     return found | {key for key in store.list() if canary in key or canary.encode() in store.read(key)}
 
