@@ -26,7 +26,7 @@ from mvgan.distributed.resources import Node, NoRoom, decoding_places, demand, d
 from mvgan.distributed.tasks import ALL_VISIBLE
 from mvgan.distributed.watchdog import TellLeader, began, bound
 from mvgan.doctor.exchange import all_reduce_s
-from mvgan.doctor.facts import Access, Disk, begin, new_folder, remove, versions
+from mvgan.doctor.facts import Access, begin, new_folder, remove, versions
 from mvgan.doctor.findings import Finding, access, clock, exchange, gpus, same_versions, shared_memory, spill_disk
 from mvgan.storage.uri import open_store
 
@@ -182,6 +182,7 @@ def _of_storage(stand: Sequence[Place], plan: Plan) -> list[Finding]:
 def _try_runs(stand: Sequence[Place], uri: str, plan: Plan) -> tuple[dict[str, Access], dict[str, str]]:
     """What the nodes, and the driver, may do where runs are to be kept."""
     folder, longest_s, new = new_folder(), REQUEST_SHARE * plan.answer_s, not _is_folder(uri)
+    unknown = [place.node["NodeID"] for place in stand]
     try:
         mine = begin(uri, folder, longest_s)
         asked = {p.name: p.probe.runs.remote(uri, folder, p.node["NodeID"], not mine.refusals, longest_s) for p in stand}
@@ -189,11 +190,13 @@ def _try_runs(stand: Sequence[Place], uri: str, plan: Plan) -> tuple[dict[str, A
         for place in stand:
             if place.name in silent:
                 ray.kill(place.probe)  # else it might write after all has been removed
+        unknown = [place.node["NodeID"] for place in stand if place.name in silent]
     finally:
-        left = remove(uri, folder, longest_s)
+        left = remove(uri, folder, unknown, longest_s)
         if new and _is_folder(uri):
             with suppress(OSError):  # others may have put something there
                 os.rmdir(open_store(uri).uri)
+    left = left if not mine.refusals or unknown else ()
     return answers | ({DRIVER: replace(mine, left=left)} if mine.refusals or left else {}), silent
 
 
@@ -268,7 +271,7 @@ def _trainer(resources: Resources, out: Console, notes: str) -> TorchTrainer:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(2 * timeout_s)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout_s)
     return TorchTrainer(
-        _worker,
+        _worker,  # type: ignore[arg-type]  # what it returns becomes `return_value`
         train_loop_config={"console": out},
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=timeout_s),
         scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker={"CPU": 1}),

@@ -10,7 +10,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,21 +158,29 @@ def begin(uri: str, folder: str, longest_s: float) -> Access:
     return Access(store.uri, refusals=trials.refusals())
 
 
-def remove(uri: str, folder: str, longest_s: float) -> tuple[str, ...]:
-    """Remove all that a test has left; the objects that could not be, or the folder where they could not be listed."""
+def remove(uri: str, folder: str, unknown: Sequence[str], longest_s: float) -> tuple[str, ...]:
+    """Remove what `begin` has written, and what the machines of the names `unknown` may have; all that could not be removed.
+
+    Any other machine has removed its own objects, or told of them.
+    """
     store, left = open_store(uri).bounded(longest_s), []
-    try:
-        for path in store.list(f"{folder}/"):
-            trials = _Trials()
-            if not trials.gives(None, "delete", functools.partial(store.delete, path), "", ""):
-                left.append(f"{store.uri}/{path}")
-    except (InputError, Unreachable, OSError):
-        left.append(f"{store.uri}/{folder}/")
+    for path in [f"{folder}/{SEEN}", *(path for name in unknown for path in _paths(folder, name))]:
+        try:
+            store.delete(path)
+        except (InputError, Unreachable, OSError):
+            left.append(f"{store.uri}/{path}")
     return tuple(left)
+
+
+def _paths(folder: str, name: str) -> list[str]:
+    """The objects of one machine's test."""
+    return [f"{folder}/{name}/{kind}" for kind in ("created", "written")]
 
 
 def try_runs(uri: str, folder: str, name: str, seen: bool, longest_s: float) -> Access:
     """Try all that a run does at `uri`: write, read, list, delete, and put where there is nothing, below `folder`/`name`.
+
+    Reading is tried on what was written, here or by the driver: who asks for what is not there is told little of rights.
 
     seen: whether `begin` has written its object. longest_s: how long a single request is tried again.
     """
@@ -184,16 +192,13 @@ def try_runs(uri: str, folder: str, name: str, seen: bool, longest_s: float) -> 
         return Access(store.uri, ahead_s, refusals=trials.refusals(), skipped=skipped)
     if seen and not _shared(store, folder, trials):
         return Access(store.uri, ahead_s, refusals=trials.refusals())
-    paths = [f"{folder}/{name}/{kind}" for kind in ("created", "written")]
-    there = []
+    paths, there = _paths(folder, name), []
     if trials.gives(True, "conditional put", lambda: store.create(paths[0], b"one"), "there was an object before", RIGHTS):
         there.append(paths[0])
         trials.gives(False, "conditional put", lambda: store.create(paths[0], b"another"), "it puts over what is there", CONDITION)
     if trials.gives(None, "write", lambda: store.write(paths[1], b"one"), "", RIGHTS):
         there.append(paths[1])
         trials.gives(b"one", "read", lambda: store.read(paths[1]), "what is read is not what was written", "do not use it")
-    else:
-        trials.gives(None, "read", lambda: store.size(paths[1]), "there was an object before", RIGHTS)
     trials.gives(there, "list", lambda: list(store.list(f"{folder}/{name}/")), "the list is not what was written", "do not use it")
     round_trip_s = _round_trip_s(store, paths[1])
     left = [path for path in paths if not trials.gives(None, "delete", functools.partial(store.delete, path), "", RIGHTS) and path in there]
