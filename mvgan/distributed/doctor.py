@@ -176,7 +176,10 @@ def _of_storage(stand: Sequence[Place], plan: Plan) -> list[Finding]:
         tried |= {name: one for name, one in given.items() if one.ahead_s is not None}
         found += [finding for name, one in given.items() for finding in access(check, name, one)]
         found += [Finding(check, name, "not checked", f"{uri}: {why}") for name, why in silent.items()]
-    return found + [clock(p.name, ahead.get(p.name), tried[p.name].ahead_s if p.name in tried else None) for p in stand]
+    for place in stand:
+        by_storage = tried[place.name].ahead_s if place.name in tried else None
+        found.append(clock(place.name, place.is_head, ahead.get(place.name), by_storage))
+    return found
 
 
 def _try_runs(stand: Sequence[Place], uri: str, plan: Plan) -> tuple[dict[str, Access], dict[str, str]]:
@@ -215,7 +218,7 @@ def _ahead_of_head_s(stand: Sequence[Place], longest_s: float) -> dict[str, floa
         if time.monotonic() < deadline and (found := _ahead_s(place.probe)) is not None:
             ahead[place.name] = found
     head = next((place.name for place in stand if place.is_head), None)
-    return {name: seconds - ahead[head] for name, seconds in ahead.items() if name != head} if head in ahead else {}
+    return {name: seconds - ahead[head] for name, seconds in ahead.items()} if head in ahead else {}
 
 
 def _ahead_s(probe: Any) -> float | None:

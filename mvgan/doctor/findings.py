@@ -76,10 +76,12 @@ def spill_disk(node: str, spill: Disk) -> Finding:
     return Finding("spill disk", node, "ok", said, weight=used)
 
 
-def clock(node: str, ahead_of_head_s: float | None, ahead_of_storage_s: float | None) -> Finding:
+def clock(node: str, is_head: bool, ahead_of_head_s: float | None, ahead_of_storage_s: float | None) -> Finding:
     """Seconds by which a node's clock is ahead; None where it was not measured. The storage's clock counts where it is known."""
-    measured = {"the storage's": ahead_of_storage_s, "the head's": ahead_of_head_s}
+    measured = {"the storage's": ahead_of_storage_s, "the head's": None if is_head else ahead_of_head_s}
     known = {whose: ahead for whose, ahead in measured.items() if ahead is not None}
+    if not known and is_head:
+        return Finding("clock", node, "told", "the others are compared with it, and it with none, as no storage told its time")
     if not known:
         return Finding("clock", node, "not checked", "it could not be compared with any other")
     said = ", ".join(f"{_ahead(ahead)} {whose}" for whose, ahead in known.items())

@@ -18,7 +18,7 @@ from tests.s3.strangers import RIGHTS, Stranger
 LONGEST_S = 20.0
 TOLD = {
     "list": {"list"},
-    "read": {"read", "read what the driver wrote"},
+    "read": {"read", "read what the driver wrote", "conditional put"},  # who put the object that is there is told by reading it
     "write": {"write", "conditional put"},
     "delete": {"delete"},
 }
