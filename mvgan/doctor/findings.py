@@ -98,7 +98,7 @@ def _ahead(seconds: float) -> str:
 def access(check: str, node: str, tried: Access) -> list[Finding]:
     """What a node may not do on a storage, or that it may do all."""
     found = [
-        Finding(check, node, "WRONG", f"{tried.uri}: {_words(refusal.what)}: {refusal.reason}", refusal.advice)
+        Finding(check, node, "WRONG", f"{tried.uri}: {_words(list(dict.fromkeys(refusal.what)))}: {refusal.reason}", refusal.advice)
         for refusal in tried.refusals
     ]
     found += [Finding(check, node, "WRONG", f"{path} could not be removed", "remove it by hand") for path in tried.left]
@@ -150,12 +150,13 @@ def _one(group: Sequence[Finding], nodes: int) -> Finding:
     worst = max(group, key=lambda finding: finding.weight)
     if len(group) == 1:
         return worst
-    names = [finding.where for finding in group]
-    where = f"all {nodes} nodes" if len(group) == nodes else _words(names) if len(group) <= SHOWN_NODES else f"{len(group)} nodes"
-    if worst.state != "ok":
-        shown = where if len(group) <= SHOWN_NODES else f"{where}: {', '.join(names[:SHOWN_NODES])} ..."
-        return replace(worst, where=shown)
-    return replace(worst, where=where, found=f"{worst.found} ({worst.where})" if worst.weight else worst.found)
+    if len(group) == nodes:
+        where = f"all {nodes} nodes"
+    elif len(group) <= SHOWN_NODES:
+        where = _words([finding.where for finding in group])
+    else:
+        where = f"{len(group)} nodes" + ("" if worst.state == "ok" else f", as {worst.where}")
+    return replace(worst, where=where, found=f"{worst.found} ({worst.where})" if worst.state == "ok" and worst.weight else worst.found)
 
 
 def table(found: Sequence[Finding]) -> list[str]:
