@@ -31,6 +31,8 @@ AHEAD = {"FAKETIME": "+20m", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DISA
 """Only the time of day is another; what waits goes on by the true clock."""
 LAST_S = 240.0
 """Longest that a run of `doctor` may take."""
+ANSWER_S = 30
+"""Within which nodes answer that can."""
 
 
 @dataclass
@@ -152,7 +154,7 @@ def test_every_planted_fault_is_found(machines: Machines, s3_server: S3Server, f
     raylet.send_signal(signal.SIGSTOP)
     try:
         places = ["--storage", f"s3://{name}/runs", "--videos", f"s3://{name}/videos"]
-        status, rows, said = doctor(machines, *places, "--workers", "9", "--answer-s", "40")
+        status, rows, said = doctor(machines, *places, "--workers", "9", "--answer-s", f"{ANSWER_S}")
     finally:
         raylet.send_signal(signal.SIGCONT)
     assert status == 1 and said.splitlines()[-1].startswith("error: doctor: 7 things are wrong and "), said
@@ -162,10 +164,11 @@ def test_every_planted_fault_is_found(machines: Machines, s3_server: S3Server, f
     assert sorted(wrong) == ["CPUs", "answers", "clock", "spill disk", "storage", "versions"]
     for check, node in (("clock", "clock"), ("spill disk", "disk"), ("versions", "version"), ("answers", "frozen")):
         assert machines.label(node) in wrong[check][2] and wrong[check][2].count("(") == 1, wrong[check]
-    assert "1200 s ahead of the storage's, 1200 s ahead of the head's" in wrong["clock"][3]
+    by_storage, by_head = (int(found) for found in re.findall(r"(\d+) s ahead of", wrong["clock"][3]))
+    assert by_head == pytest.approx(1200, abs=2) and by_storage == pytest.approx(1200, abs=20), wrong["clock"]
     assert str(full_disk) in wrong["spill disk"][3] and "No space left" in wrong["spill disk"][3]
     assert wrong["versions"][3] == f"av 1.0.0, the driver has {av.__version__}"
-    assert wrong["answers"][3] == "no answer within 40 s"
+    assert wrong["answers"][3] == f"no answer within {ANSWER_S} s"
     assert wrong["storage"][3].endswith("/runs: conditional put, write and delete: access denied (AccessDenied)")
     assert wrong["storage"][2].startswith("5 nodes, as "), "neither the one that is silent nor the one whose clock the server refuses"
     assert "9 workers take a CPU each" in wrong["CPUs"][3] and "the cluster has 4 CPUs" in wrong["CPUs"][3]
