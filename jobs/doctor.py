@@ -47,8 +47,8 @@ def run(flags: Flags) -> None:
     print("\n".join(table(lines)), flush=True)
     if not fits(found):
         wrong, unchecked = (sum(line.state == state for line in lines) for state in ("WRONG", "not checked"))
-        raise Ended(f"doctor: {wrong} things are wrong and {unchecked} could not be checked; the table says what to do")
-    print(f"doctor: {nodes} nodes are fit for {flags.resources.workers} workers")
+        raise Ended(f"doctor: {wrong} wrong, {unchecked} not checked; the table says what to do")
+    print(f"doctor: nothing is wrong; nodes: {nodes}, workers: {flags.resources.workers}")
 
 
 if __name__ == "__main__":

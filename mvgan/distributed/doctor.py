@@ -1,5 +1,6 @@
 """Examines a cluster: a probe on each node, what they say side by side, and an all-reduce of workers where Ray Train places them."""
 
+import logging
 import os
 import tempfile
 import time
@@ -39,6 +40,8 @@ POLL_S = 1.0
 DRIVER = "the driver"
 HEAD = "node:__internal_head__"
 """What Ray calls the head among the resources of a node."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def _grown(plan: Plan) -> Iterator[None]:
         return
     try:
         ask_cluster(plan.resources, 1)
+        has = describe(nodes()[0], plan.resources)
+        logger.info("waits up to %g s for nodes: %s; the cluster has %s", plan.wait_s, demand(plan.resources), has)
         deadline = time.monotonic() + plan.wait_s
         while not fits(nodes()[0], plan.resources) and time.monotonic() < deadline:
             time.sleep(POLL_S)

@@ -157,7 +157,7 @@ def test_every_planted_fault_is_found(machines: Machines, s3_server: S3Server, f
         status, rows, said = doctor(machines, *places, "--workers", "9", "--answer-s", f"{ANSWER_S}")
     finally:
         raylet.send_signal(signal.SIGCONT)
-    assert status == 1 and said.splitlines()[-1].startswith("error: doctor: 7 things are wrong and "), said
+    assert status == 1 and said.splitlines()[-1].startswith("error: doctor: 7 wrong, "), said
     assert all(row[4] for row in rows if row[0] == "WRONG"), "each says what to do"
     assert [row[3].endswith("/runs: write: access denied (AccessDenied)") for row in rows if row[:3:2] == ["WRONG", "the driver"]] == [True]
     wrong = {row[1]: row for row in rows if row[0] == "WRONG" and row[2] != "the driver"}

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,18 +47,13 @@ def test_nodes_are_waited_for_and_given_back(arrive_after: int, enough: bool, mo
     assert requests == [1, 0], "the request is taken back"
 
 
-@pytest.fixture
-def under_a_raylet(tmp_path: Path) -> Iterator[list[str]]:
-    """A command line of a program called raylet that has started a process, which prints the flags that it finds."""
+def test_flags_of_the_raylet_above(tmp_path: Path) -> None:
+    """Reference: a program of that name, with flags of our own, that has started a process, which prints what it finds."""
     (tmp_path / "raylet").symlink_to(sys.executable)
     child = "import json, os; from mvgan.distributed.probe import raylet_flags; print(json.dumps(raylet_flags(os.getpid())))"
     parent = f"import subprocess, sys; subprocess.run([{sys.executable!r}, '-c', {child!r}], check=True)"
-    yield [str(tmp_path / "raylet"), "-c", parent, "--plasma_directory=/dev/shm", "--fallback_directory=/a folder/x=y"]
-
-
-def test_flags_of_the_raylet_above(under_a_raylet: list[str]) -> None:
-    said = subprocess.run(under_a_raylet, capture_output=True, text=True, check=True, timeout=60).stdout
-    found = json.loads(said)
+    command = [str(tmp_path / "raylet"), "-c", parent, "--plasma_directory=/dev/shm", "--fallback_directory=/a folder/x=y"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
     assert found["plasma_directory"] == "/dev/shm" and found["fallback_directory"] == "/a folder/x=y"
 
 

@@ -35,15 +35,15 @@ def verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 def test_all_fits(verb: Callable[..., tuple[int, str, str]]) -> None:
     status, out, err = verb([WELL])
     assert (status, err) == (0, "")
-    assert out.splitlines() == ["ok  clock  n1  within 1 s of the head's", "doctor: 1 nodes are fit for 1 workers"]
+    assert out.splitlines() == ["ok  clock  n1  within 1 s of the head's", "doctor: nothing is wrong; nodes: 1, workers: 1"]
 
 
 @pytest.mark.parametrize("other", [WRONG, UNCHECKED])
 def test_what_is_wrong_or_unchecked_is_no_pass(other: Finding, verb: Callable[..., tuple[int, str, str]]) -> None:
     status, out, err = verb([WELL, other])
     assert status == 1 and other.found in out and other.advice in out
-    counts = "1 things are wrong and 0" if other is WRONG else "0 things are wrong and 1"
-    assert err == f"error: doctor: {counts} could not be checked; the table says what to do\n"
+    counts = "1 wrong, 0 not checked" if other is WRONG else "0 wrong, 1 not checked"
+    assert err == f"error: doctor: {counts}; the table says what to do\n"
 
 
 @pytest.mark.parametrize(
