@@ -135,7 +135,7 @@ def test_a_sound_cluster(machines: Machines) -> None:
 
 
 def test_every_planted_fault_is_found(machines: Machines, s3_server: S3Server, full_disk: Path) -> None:
-    """A clock 20 minutes ahead, a full spill disk, another version, a frozen node; no right to write, and too few CPUs."""
+    """A clock 20 minutes ahead, a full spill disk, another version, a frozen node, a GPU that is not there; no right to write; few CPUs."""
     if FAKETIME is None:
         reason = "another clock takes libfaketime: apt-get install --no-install-recommends faketime"
         (pytest.fail if os.environ.get("MVGAN_REQUIRE_S3") == "1" else pytest.skip)(reason)
@@ -143,7 +143,7 @@ def test_every_planted_fault_is_found(machines: Machines, s3_server: S3Server, f
     (older / "av").mkdir(parents=True)
     (older / "av/__init__.py").write_text('__version__ = "1.0.0"\n')
     machines.add("clock", {"LD_PRELOAD": str(FAKETIME), **AHEAD}, num_cpus=0)
-    machines.add("disk", {}, num_cpus=0, object_spilling_directory=str(full_disk))
+    machines.add("disk", {}, num_cpus=0, num_gpus=1, object_spilling_directory=str(full_disk))
     machines.add("version", {"PYTHONPATH": f"{older}{os.pathsep}{ROOT}"}, num_cpus=0)
     machines.add("frozen", {}, num_cpus=0)
     fill(full_disk)
@@ -154,15 +154,15 @@ def test_every_planted_fault_is_found(machines: Machines, s3_server: S3Server, f
     raylet.send_signal(signal.SIGSTOP)
     try:
         places = ["--storage", f"s3://{name}/runs", "--videos", f"s3://{name}/videos"]
-        status, rows, said = doctor(machines, *places, "--workers", "9", "--answer-s", f"{ANSWER_S}")
+        status, rows, said = doctor(machines, *places, "--workers", "9", "--gpu", "--answer-s", f"{ANSWER_S}")
     finally:
         raylet.send_signal(signal.SIGCONT)
-    assert status == 1 and said.splitlines()[-1].startswith("error: doctor: 7 wrong, "), said
+    assert status == 1 and said.splitlines()[-1].startswith("error: doctor: 8 wrong, "), said
     assert all(row[4] for row in rows if row[0] == "WRONG"), "each says what to do"
     assert [row[3].endswith("/runs: write: access denied (AccessDenied)") for row in rows if row[:3:2] == ["WRONG", "the driver"]] == [True]
     wrong = {row[1]: row for row in rows if row[0] == "WRONG" and row[2] != "the driver"}
-    assert sorted(wrong) == ["CPUs", "answers", "clock", "spill disk", "storage", "versions"]
-    for check, node in (("clock", "clock"), ("spill disk", "disk"), ("versions", "version"), ("answers", "frozen")):
+    assert sorted(wrong) == ["CPUs", "GPUs", "answers", "clock", "spill disk", "storage", "versions"]
+    for check, node in (("clock", "clock"), ("spill disk", "disk"), ("GPUs", "disk"), ("versions", "version"), ("answers", "frozen")):
         assert machines.label(node) in wrong[check][2] and wrong[check][2].count("(") == 1, wrong[check]
     by_storage, by_head = (int(found) for found in re.findall(r"(\d+) s ahead of", wrong["clock"][3]))
     assert by_head == pytest.approx(1200, abs=2) and by_storage == pytest.approx(1200, abs=20), wrong["clock"]
@@ -171,7 +171,8 @@ def test_every_planted_fault_is_found(machines: Machines, s3_server: S3Server, f
     assert wrong["answers"][3] == f"no answer within {ANSWER_S} s"
     assert wrong["storage"][3].endswith("/runs: conditional put, write and delete: access denied (AccessDenied)")
     assert wrong["storage"][2].startswith("5 nodes, as "), "neither the one that is silent nor the one whose clock the server refuses"
-    assert "9 workers take a CPU each" in wrong["CPUs"][3] and "the cluster has 4 CPUs" in wrong["CPUs"][3]
+    assert "9 workers take a CPU and a GPU each" in wrong["CPUs"][3] and "the cluster has 4 CPUs" in wrong["CPUs"][3]
+    assert wrong["GPUs"][3] == "torch sees 0 of the 1 that Ray gives out"
     unchecked = {row[1]: row for row in rows if row[0] == "not checked"}
     assert unchecked.keys() == {"storage", "videos", "all-reduce"}
     assert machines.label("clock") in unchecked["storage"][2] and "by this clock" in unchecked["storage"][3]
