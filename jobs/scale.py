@@ -32,15 +32,17 @@ def run(flags: Flags) -> None:
         if setting.name not in READS and getattr(flags.resources, setting.name) != setting.default:
             raise InputError(f"the simulation reads no --{setting.name.replace('_', '-')}; leave it away")
     answer = simulate(flags.settings, flags.resources.workers, flags.cluster, flags.videos)
-    print("\n".join(lines(answer, flags.settings, flags.cluster)))
+    said = list(lines(answer, flags.settings, flags.cluster))
     if flags.trials or flags.sweep_nodes:
-        print("\n".join(sweep_lines(answer, flags.settings, flags.trials, flags.sweep_nodes, flags.cluster)))
+        said += sweep_lines(answer, flags.settings, flags.trials, flags.sweep_nodes, flags.cluster)
+    print("\n".join(said))
 
 
 if __name__ == "__main__":
     main(
         run,
         Flags,
-        "Say how fast stage 1 would train on another cluster, what would bound it, and what would not work: arithmetic on figures that were "
-        "measured (docs/benchmarks.md, docs/scaling.md). Takes the flags of a training and those of a cluster; asks no cluster and no storage.",
+        "Say how fast stage 1 would train on another cluster, what would bound it, and what would not work: arithmetic on figures that "
+        "were measured (docs/benchmarks.md, docs/scaling.md). Takes the flags of a training and those of a cluster; asks no cluster and no "
+        "storage.",
     )

@@ -35,8 +35,6 @@ class Cluster:
     """Bytes of a commit that one process writes to S3; assumed."""
     s3_gets_per_s: float = 5500
     """Reads that S3 takes in a second for one prefix."""
-    s3_puts_per_s: float = 3500
-    """Writes that it takes."""
     s3_prefixes: int = 1
     """Parts into which S3 has split the prefix of the shards; it does so by itself under load, and answers 503 until then."""
     s3_latency_s: float = 0.1

@@ -19,7 +19,7 @@ for the CPU that launches."""
 LARGE, LARGE_BATCHES, SMALL = (256, 32768), (32, 64), (64, 16384)
 
 PASSES = {"G": (3, 2), "D": (1, 6), "path length": (3, 0), "R1": (0, 6)}
-"""Passes forward through G and D that a phase is worth for each pair of the batch: a gradient costs two, path lengths take half of the batch."""
+"""Passes forward through G and D that a phase is worth for each pair of the batch. A gradient costs two; path lengths take half of it."""
 
 READERS = {"shards": (1347.3, 279.8), "stream": (1386.2, 246.2), "shards, uncached": (965.3, 237.8), "S3, uncached": (755.8, 200.2)}
 """Pairs/s of one core that reads, at 64 and at 256 px, 4 pairs a piece."""

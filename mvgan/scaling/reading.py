@@ -39,7 +39,8 @@ class Shards:
         num_bytes = videos.num_frames * (videos.frame_bytes or rates.frame_bytes(run.resolution))
         size, source = run.ingest.shard_mb * 2**20, videos.source_tb * 1e12
         limit = min(size, max(MIN_GROUP_BYTES, source / GROUPS))
-        groups = max(1.0, source / max(limit, source / videos.num_videos))
+        mean = source / videos.num_videos
+        groups = max(1.0, videos.num_videos / math.ceil(limit / mean))
         count = groups * math.ceil(num_bytes / groups / size)
         per_video, per_shard = rates.MANIFEST_BYTES
         return cls(groups, count, num_bytes, per_video * videos.num_videos + per_shard * count)

@@ -140,8 +140,8 @@ def _obstacles(run: Run, nodes: int, cluster: Cluster, videos: Videos, rate: flo
     held = cluster.cpus_per_node * rates.VIDEO_MEMORY * videos.num_videos
     if held > MANIFEST_SHARE * cluster.memory_gb * 1e9:
         yield (
-            f"manifests: {cluster.cpus_per_node} processes of a node hold {held / 1e9:,.0f} GB of them, more than {MANIFEST_SHARE:.0%} of its "
-            "memory; join videos into longer ones before ingest, or train on a part of them"
+            f"manifests: {cluster.cpus_per_node} processes of a node hold {held / 1e9:,.0f} GB of them, more than {MANIFEST_SHARE:.0%} of "
+            "its memory; join videos into longer ones before ingest, or train on a part of them"
         )
     if shards.groups > MOST_BLOCKS:
         yield (
@@ -164,7 +164,8 @@ def _obstacles(run: Run, nodes: int, cluster: Cluster, videos: Videos, rate: flo
 
 def _start_seconds(shards: Shards, cluster: Cluster, videos: Videos) -> float:
     """Of a process that opens the shard set."""
-    return _pages(shards.count) * cluster.s3_latency_s + rates.VIDEO_US * 1e-6 * videos.num_videos / cluster.core_speed
+    listing_s = _pages(shards.count) * cluster.s3_latency_s if videos.on_s3 else 0.0
+    return listing_s + rates.VIDEO_US * 1e-6 * videos.num_videos / cluster.core_speed
 
 
 def _pages(objects: float) -> int:
@@ -193,12 +194,12 @@ def _facts(run: Run, nodes: int, cluster: Cluster, videos: Videos) -> Iterator[s
 
 def lines(answer: Answer, run: Run, cluster: Cluster) -> Iterator[str]:
     """The answer for people."""
-    bound, each = answer.bound, answer.batch / answer.workers
-    yield f"stage 1 at {run.resolution} px, {answer.workers} GPUs on {answer.nodes} nodes, {each:g} pairs a GPU and step"
-    yield f"throughput: {answer.pairs_per_s:,.1f} pairs/s, {1000 / answer.pairs_per_s:.3g} s a thousand pairs; bottleneck: {answer.bottleneck}"
+    each = answer.batch / answer.workers
+    yield f"stage 1 at {run.resolution} px, GPUs: {answer.workers}, nodes: {answer.nodes}, {each:g} pairs a GPU and step"
+    rate = answer.pairs_per_s
+    yield f"throughput: {rate:,.1f} pairs/s, {1000 / rate:.3g} s a thousand pairs; bottleneck: {answer.bottleneck}"
     for resource in sorted(answer.resources, key=lambda resource: resource.pairs_per_s):
-        share = bound.pairs_per_s / resource.pairs_per_s
-        yield f"  {resource.name:13} {100 * share:5.1f} % used, allows {resource.pairs_per_s:12,.1f} pairs/s: {resource.words}"
+        yield f"  {resource.name:13} {100 * rate / resource.pairs_per_s:5.1f} % used, allows {resource.pairs_per_s:12,.1f} pairs/s: {resource.words}"
     cost = f", ${answer.dollars:,.0f}" if cluster.node_dollars else ""
     yield f"time: {answer.hours:,.1f} h for {run.pairs.total_kimg:,g} kimg{cost}"
     yield from answer.facts

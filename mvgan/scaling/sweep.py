@@ -49,8 +49,6 @@ def sweep_lines(answer: Answer, run: Run, trials: int, nodes: int, cluster: Clus
     """The sweep for people."""
     found = sweep(answer, run, trials, nodes, cluster)
     cost = f", ${found.dollars:,.0f}" if cluster.node_dollars else ""
-    yield f"sweep: {trials} pair generators, {found.at_once} at once on {nodes} nodes: {found.hours:,.1f} h{cost}; bottleneck: {found.bottleneck}"
-    yield (
-        f"  beside training {found.requests_per_s:,.1f} requests/s of {cluster.s3_puts_per_s:g}; "
-        f"leaders hold {found.at_once * LEADER_BYTES / 2**30:g} GiB of Ray's memory"
-    )
+    held = found.at_once * LEADER_BYTES / 2**30
+    yield f"sweep: {trials} pair generators, {found.at_once} at once: {found.hours:,.1f} h{cost}; bottleneck: {found.bottleneck}"
+    yield f"  beside reading {found.requests_per_s:,.1f} requests/s; leaders hold {held:g} GiB of Ray's memory"

@@ -1,4 +1,4 @@
-"""The figures that the simulator takes and that no benchmark has; `-s` shows them. By the core's time, as other work may share the machine."""
+"""The figures that the simulator takes and that no benchmark has; `-s` shows them. By the core's time: other work may share the machine."""
 
 import gc
 import hashlib
@@ -22,8 +22,8 @@ from mvgan.nets.generator import Generator
 from mvgan.scaling import rates
 from mvgan.scaling.exchange import commit_bytes
 from mvgan.storage.uri import open_store
-from mvgan.train.ranks import Ranks
 from mvgan.train.pairs import PairStage
+from mvgan.train.ranks import Ranks
 from mvgan.train.state import to_bytes
 
 
@@ -58,7 +58,9 @@ def test_a_manifest(tmp_path: Path) -> None:
         {"id": f"{n:024x}", "source": f"part-{n // 1000:05d}/video_{n:09d}.mp4", "num_frames": 300, **facts, "shard": n // PER_SHARD,
          "first_row": n % PER_SHARD * 19} for n in range(ENTRIES)
     ]  # fmt: skip
-    shards = [{"path": f"shards/{n:05d}-000.parquet", "rows": 19 * PER_SHARD, "bytes": 64_000_000, "sha256": "a" * 64} for n in range(25_000)]
+    shards = [
+        {"path": f"shards/{n:05d}-000.parquet", "rows": 19 * PER_SHARD, "bytes": 64_000_000, "sha256": "a" * 64} for n in range(25_000)
+    ]
     sizes = [len(json.dumps(entries, indent=1)) / len(entries) for entries in (videos, shards)]
     counts = {"num_videos": ENTRIES, "num_frames": 300 * ENTRIES, "lengths": {}, "rejected": []}
     manifest = {"format_version": 1, "resolution": 256, "frames_per_piece": 16, **counts, "shards": shards, "videos": videos}
@@ -70,7 +72,8 @@ def test_a_manifest(tmp_path: Path) -> None:
     assert found is not None
     opened = ShardSet("set", found)
     took_s, grown = cpu_s() - began, psutil.Process().memory_info().rss - before
-    print(f"\nbytes of a video {sizes[0]:.0f}, of a shard {sizes[1]:.0f}; {grown / ENTRIES:.0f} bytes of memory and {1e6 * took_s / ENTRIES:.1f} us a video")
+    print(f"\nbytes of a video {sizes[0]:.0f}, of a shard {sizes[1]:.0f}")
+    print(f"{grown / ENTRIES:.0f} bytes of memory and {1e6 * took_s / ENTRIES:.1f} us a video")
     assert len(opened) == ENTRIES and sizes == pytest.approx(rates.MANIFEST_BYTES, rel=0.02)
 
 

@@ -1,6 +1,7 @@
 """The simulator against what docs/benchmarks.md has measured. Its inputs are looked for there, and all figures here are read from there.
 
-What is predicted is no input: other widths, sizes, batches and precisions of training on a GPU, other sizes and numbers of pairs in decoding.
+What is predicted is no input: of training on a GPU another width, another batch at a small size, another precision; of decoding another
+size and other numbers of pairs.
 """
 
 import re

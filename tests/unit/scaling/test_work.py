@@ -81,9 +81,7 @@ def test_multiplications_are_those_of_the_convolutions(
 
 @pytest.mark.parametrize(("resolution", "network"), CASES)
 @pytest.mark.parametrize("which", [0, 1])
-def test_bytes_are_near_those_that_torch_dispatches(
-    resolution: int, network: Network, which: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_are_near_those_that_torch_dispatches(resolution: int, network: Network, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU: with filters as products. Torch adds a bias within its convolution, and copies where a view will not do."""
     monkeypatch.setattr(fir, "_by_products", lambda x: True)
     touched = Touched()
