@@ -179,10 +179,10 @@ def _facts(run: Run, nodes: int, cluster: Cluster, videos: Videos) -> Iterator[s
         f"shard set: {shards.count:,.0f} shards of {shards.num_bytes / shards.count / 1e6:,.3g} MB, {shards.num_bytes / 1e12:,.3g} TB; "
         f"manifest {shards.manifest_bytes / 1e6:,.3g} MB"
     )
-    asked = cores * (_pages(shards.count) + 1)
+    asked = f"ask {cores * (_pages(shards.count) + 1):,} requests and " if videos.on_s3 else ""
     yield (
-        f"start of a decoding process: {_start_seconds(shards, cluster, videos):,.3g} s; {cores:,} of them ask {asked:,} requests "
-        f"and read {cores * shards.manifest_bytes / 1e9:,.3g} GB"
+        f"start of a decoding process: {_start_seconds(shards, cluster, videos):,.3g} s; {cores:,} of them {asked}"
+        f"read {cores * shards.manifest_bytes / 1e9:,.3g} GB"
     )
     core_hours = videos.num_frames * rates.ingest_seconds(run.resolution) / cluster.core_speed / 3600
     listing_s = _pages(videos.num_videos) * cluster.s3_latency_s
@@ -199,7 +199,8 @@ def lines(answer: Answer, run: Run, cluster: Cluster) -> Iterator[str]:
     rate = answer.pairs_per_s
     yield f"throughput: {rate:,.1f} pairs/s, {1000 / rate:.3g} s a thousand pairs; bottleneck: {answer.bottleneck}"
     for resource in sorted(answer.resources, key=lambda resource: resource.pairs_per_s):
-        yield f"  {resource.name:13} {100 * rate / resource.pairs_per_s:5.1f} % used, allows {resource.pairs_per_s:12,.1f} pairs/s: {resource.words}"
+        used = f"{100 * rate / resource.pairs_per_s:5.1f} % used"
+        yield f"  {resource.name:13} {used}, allows {resource.pairs_per_s:12,.1f} pairs/s: {resource.words}"
     cost = f", ${answer.dollars:,.0f}" if cluster.node_dollars else ""
     yield f"time: {answer.hours:,.1f} h for {run.pairs.total_kimg:,g} kimg{cost}"
     yield from answer.facts
