@@ -1,4 +1,4 @@
-"""The dashboard. References: the names that Ray exports (tests/ray/test_metrics.py holds them against its endpoint), and what Grafana asks for."""
+"""The dashboard. References: the names that Ray exports (tests/ray/test_metrics.py has them from its endpoint), and Grafana's own form."""
 
 import json
 import re
