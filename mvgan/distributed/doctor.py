@@ -261,7 +261,10 @@ def _all_reduce(plan: Plan) -> Finding:
         return Finding("all-reduce", f"{workers} workers", "not checked", f"free are {describe(free, plan.resources)}")
     resources = replace(plan.resources, start_s=plan.answer_s)
     advice = "let the nodes reach each other on all ports (the security group open inside itself), and see that each has room"
-    with tempfile.TemporaryDirectory(prefix="mvgan-doctor-") as notes, console(open_store(notes), "doctor") as out:
+    with (
+        tempfile.TemporaryDirectory(prefix="mvgan-doctor-") as notes,
+        console(open_store(notes), "doctor", lambda images, record: None) as out,  # nothing is trained, so there are no records
+    ):
         results: list[Any] = []
         trainer = _trainer(resources, out, notes)
         try:
