@@ -124,8 +124,12 @@ def places(cluster: Sequence[Node], resources: Resources) -> int:
 
 def fits(cluster: Sequence[Node], resources: Resources) -> bool:
     """Whether the nodes hold the workers and, beside them, a decoding task for each: otherwise training would hang."""
-    decoding = sum(math.floor(node.cpus / DECODE_CPUS) for node in cluster) - resources.workers / DECODE_CPUS
-    return places(cluster, resources) >= resources.workers and decoding >= resources.workers
+    return places(cluster, resources) >= resources.workers and decoding_places(cluster, resources) >= resources.workers
+
+
+def decoding_places(cluster: Sequence[Node], resources: Resources) -> int:
+    """How many decoding tasks the nodes hold beside the workers, below 0 where not even these have room."""
+    return sum(math.floor(node.cpus / DECODE_CPUS) for node in cluster) - round(resources.workers / DECODE_CPUS)
 
 
 def teams(cluster: Sequence[Node], resources: Resources) -> int:

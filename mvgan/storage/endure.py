@@ -109,7 +109,7 @@ def _lasting_answer(error: Any, where: str) -> Exception | None:
     if code in PASSING or status in PASSING_STATUS or (status >= 500 and status != 501):
         return None
     # The answer to a HEAD has no body to name a skewed clock, but every answer has a date.
-    skew_s = _skew_s(meta.get("HTTPHeaders", {}))
+    skew_s = clock_ahead_s(meta.get("HTTPHeaders", {})) or 0.0
     if code == "RequestTimeTooSkewed" or (status == 403 and abs(skew_s) > SKEW_S):
         ahead = "ahead of" if skew_s > 0 else "behind"
         return InputError(f"{where}: the clock of this machine is {abs(skew_s):.0f} s {ahead} the server's; set it, or start NTP")
@@ -137,12 +137,12 @@ def _lasting_failure(error: Exception, where: str) -> Exception | None:
     return InputError(f"{where}: {error}; check the bucket's name, AWS_ENDPOINT_URL, AWS_PROFILE and the network")
 
 
-def _skew_s(headers: dict[str, str]) -> float:
-    """How far this machine's clock is ahead of the server's, by the date of its answer; 0 when it gave none."""
+def clock_ahead_s(headers: dict[str, str]) -> float | None:
+    """How far this machine's clock is ahead of the server's, by the date of its answer, to a second; None when it gave none."""
     try:
         return (datetime.now(UTC) - parsedate_to_datetime(headers["date"])).total_seconds()
     except (KeyError, ValueError, TypeError):
-        return 0.0
+        return None
 
 
 def _is_network(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, TypeVar, cast
 
 from mvgan.config import InputError
-from mvgan.storage.endure import endure
+from mvgan.storage.endure import clock_ahead_s, endure
 from mvgan.storage.store import Store, inner_path
 
 
@@ -106,6 +106,28 @@ class S3Store(Store):
         found = self._call(prefix, READ_S, pages)
         # Some tools mark folders by empty objects whose name ends in a slash: they are no objects of ours.
         return {path: found[path] for path in sorted(found) if path and not path.endswith("/")}
+
+    def some(self) -> str | None:
+        def first(s3: Any) -> str | None:
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._root):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        return str(item["Key"].removeprefix(self._root))
+            return None
+
+        return self._call("", READ_S, first)
+
+    def clock_ahead_s(self) -> float | None:
+        from botocore.exceptions import ClientError
+
+        def ask(s3: Any) -> float | None:
+            try:
+                answer = s3.head_bucket(Bucket=self.bucket)
+            except ClientError as error:  # a refusal has a date too
+                answer = error.response
+            return clock_ahead_s(answer["ResponseMetadata"]["HTTPHeaders"])
+
+        return self._call("", READ_S, ask)
 
     def size(self, path: str) -> int | None:
         answer = self._head(path)

@@ -48,6 +48,17 @@ class Store(ABC):
     def list(self, prefix: str = "") -> dict[str, int]:
         """Sizes in bytes of all objects whose path begins with `prefix`, folders included, sorted by path."""
 
+    def some(self) -> str | None:
+        """The path of one of the objects, None when there is none; also of millions it is told at once."""
+        return next(iter(self.list()), None)
+
+    def clock_ahead_s(self) -> float | None:
+        """How far this machine's clock is ahead of the storage's own, to a second; None where the storage has none of its own.
+
+        Access need not be granted.
+        """
+        return None
+
     @abstractmethod
     def size(self, path: str) -> int | None:
         """Size in bytes, or None when there is no such object."""

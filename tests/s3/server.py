@@ -72,7 +72,7 @@ def missing_packages() -> list[str]:
 
 
 class S3Server:
-    """A server of this process: `endpoint`, and the keys of its only user. It ends with `stop`, or with this process."""
+    """A server of this process: `endpoint`, and the keys of its user `test`. It ends with `stop`, or with this process."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mvgan-s3-"))
@@ -103,6 +103,12 @@ class S3Server:
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         }
 
+    def new_user(self, name: str) -> tuple[str, str]:
+        """Make a user; its keys, which the tool draws itself, so that they are in nobody's list of processes."""
+        said = self._run("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", name, "--display-name", name)
+        keys = json.loads(said)["keys"][0]
+        return keys["access_key"], keys["secret_key"]
+
     def stop(self) -> None:
         """End the daemons, those that were started last first, and remove what they kept."""
         for daemon in reversed(self.daemons):
@@ -127,10 +133,7 @@ class S3Server:
         self._daemon("ceph-osd", "-i", "0")
         self._daemon("radosgw", "-n", "client.rgw")
         self._until("the gateway answers", self._answers)
-        # The tool draws the keys itself, so that they are in nobody's list of processes.
-        said = self._run("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", "test", "--display-name", "test")
-        keys = json.loads(said)["keys"][0]
-        self.access_key, self.secret_key = keys["access_key"], keys["secret_key"]
+        self.access_key, self.secret_key = self.new_user("test")
 
     def _run(self, program: str, *words: str | Path) -> str:
         """The output of one of Ceph's tools. Raises RuntimeError with what it said."""
