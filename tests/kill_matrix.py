@@ -104,6 +104,13 @@ class Machines:
         self.cluster.remove_node(node, allow_graceful=False)  # only to collect the dead: a zombie would look alive
         self.nodes.remove(node)
 
+    def drain(self, node: Any, deadline_s: int) -> None:
+        """Say that a node will be taken away, as a cloud does of a spot machine."""
+        ray = str(Path(sys.executable).parent / "ray")
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(deadline_s)]
+        line = [ray, "drain-node", "--address", self.cluster.address, "--node-id", node.node_id, *reason]
+        subprocess.run(line, env=self.environment(), check=True, timeout=LAST_S)
+
     def workers(self, node: Any = None) -> list[int]:
         """Process ids of the training workers of a node, or of all."""
         raylets = [self._raylet(one) for one in ([node] if node else self.nodes)]

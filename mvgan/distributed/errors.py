@@ -13,6 +13,7 @@ from ray.train.v2.api.exceptions import PreemptionError
 from mvgan.config import Ended, InputError
 from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.store import Unreachable
+from mvgan.train.committer import Stopped
 from mvgan.train.guard import NonFinite, Rollbacks
 
 
@@ -50,6 +51,11 @@ def raise_lasting(error: BaseException) -> None:
     for item in _chain(error):
         if _is_own(item, LASTING):
             raise type(item)(str(item)) from None
+
+
+def has_stopped(error: BaseException) -> bool:
+    """Whether `error` of a group of workers comes of their having committed because they were asked to."""
+    return any(_is_own(item, (Stopped,)) for item in _chain(error))
 
 
 def answer_non_finite(error: BaseException, rollbacks: Rollbacks) -> None:
