@@ -1,6 +1,6 @@
-"""A verb that keeps what its workers are given: `python -m tests.recorded_job GROW_S VERB ...`, the batches of each worker as `kept` has them.
+"""A verb that keeps what its workers are given: `python -m tests.recorded_job GROW_S SETTLE_S VERB ...`, each worker's batches, as `kept` has them.
 
-They go to the folder `seen` of the run. Training looks for room for more workers after GROW_S seconds.
+They go to the folder `seen` of the run. GROW_S and SETTLE_S stand for the constants of mvgan/distributed of these names.
 """
 
 import runpy
@@ -29,12 +29,12 @@ def recorded_worker(config: dict[str, Any]) -> None:
     record(trainer._worker, config)
 
 
-def main(grow_s: float, verb: str, arguments: list[str]) -> None:
+def main(grow_s: float, settle_s: float, verb: str, arguments: list[str]) -> None:
     """Run the verb."""
-    from mvgan.distributed import elastic, trainer
+    from mvgan.distributed import elastic, resources, trainer
 
     trainer._worker = recorded_worker
-    elastic.GROW_S = grow_s
+    elastic.GROW_S, resources.SETTLE_S = grow_s, settle_s
     sys.argv = [verb, *arguments]
     runpy.run_module(f"jobs.{verb}", run_name="__main__", alter_sys=True)
 
@@ -42,4 +42,4 @@ def main(grow_s: float, verb: str, arguments: list[str]) -> None:
 if __name__ == "__main__":
     from tests import recorded_job
 
-    recorded_job.main(float(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    recorded_job.main(float(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:])

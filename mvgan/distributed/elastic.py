@@ -35,12 +35,13 @@ class Elastic:
         """Why the workers were asked to commit and end, since the last start."""
         self._count, self._grow_s, self._grows = 0, GROW_S, False
         self._started_at = self._looked_at = 0.0
-        self._ask: Ask | None = None
+        self._ask: Ask
 
     @contextmanager
     def start(self) -> Iterator[Resources]:
-        """Wait for room; gives the resources with the workers that there is room for. Within it the autoscaler is asked for the others.
+        """Wait for room; gives the resources with the workers that there is room for.
 
+        Within it the autoscaler is asked for room for decoding and for the other workers; for those that begin Ray Train asks.
         Raises NoRoom when there is none for the fewest within `start_s`.
         """
         count = await_room(self.resources)
@@ -48,13 +49,11 @@ class Elastic:
             self._grow_s *= 2
         self._count, self._grows, self.why = count, False, ""
         self._started_at = self._looked_at = time.monotonic()
-        missing = self.resources.workers - count
-        self._ask = Ask(bundles(replace(self.resources, workers=missing))) if missing else None
+        self._ask = Ask(bundles(self.resources)[count:])
         try:
             yield replace(self.resources, workers=count)
         finally:
-            if self._ask is not None:
-                self._ask.withdraw()
+            self._ask.withdraw()
 
     def look(self, node_ids: set[str], begun: bool) -> str:
         """Why the workers, which are on these nodes, should commit and end; empty while they should go on.
@@ -65,8 +64,7 @@ class Elastic:
         if self.why or now < self._looked_at + LOOK_S:
             return ""
         self._looked_at = now
-        if self._ask is not None:
-            self._ask.keep()
+        self._ask.keep()
         self.why = _taken(node_ids) or (self._more() if begun else self._lost())
         if self.why and not begun:
             raise Changed(self.why)

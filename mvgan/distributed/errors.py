@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -72,17 +73,18 @@ def end_with(error: BaseException, what: str, lower: str) -> NoReturn:
     what: the work that met it. lower: what takes less memory. An error of the code is raised whole.
     """
     raise_lasting(error)
-    failure = failure_of(error, [], [])
+    failure = failure_of(error)
     if failure.unforeseen:
         raise error
     advice = f"; {lower}" if failure.memory else ""
     raise Ended(f"{what}: {failure.words}{advice}; the same command goes on") from None
 
 
-def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) -> Failure:
+def failure_of(error: BaseException, hung: Sequence[int] = (), out_of_memory: Sequence[str] = (), lost: Sequence[str] = ()) -> Failure:
     """What `error` of a group of workers comes from.
 
-    hung: ranks that their watchdogs ended. out_of_memory: hosts whose kernel has killed a process for want of memory.
+    hung: ranks that their watchdogs ended. out_of_memory: hosts whose kernel has killed a process for want of memory. lost: hosts of
+    workers that answer nobody any more.
     """
     chain = _chain(error)
     for item in chain:
@@ -96,6 +98,8 @@ def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) 
             return Failure(f"a disk is full: {_last_line(item)}")
     if any(isinstance(item, PreemptionError) or getattr(item, "preempted", False) for item in chain):
         return Failure("a node was taken away", preempted=True)
+    if lost:
+        return Failure(f"{', '.join(lost)} was lost, with the workers there")
     if hung:
         return Failure(f"worker {', '.join(map(str, hung))} hung")
     silent = any(isinstance(item, WorkerHealthCheckTimeoutError) for item in chain)

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node, state
+from ray.data._internal.stats import get_or_create_stats_actor
 
 from mvgan.config import Ended, InputError, Resources
 from mvgan.distributed.autoscaler import Ask, Bundle, Growth, answers_requests, growth, refuses
@@ -88,6 +89,8 @@ def shut_down() -> None:
 def _connect(resources: Resources) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        # Ray Data has an actor that outlives all jobs on the node of its first user, which no autoscaler could end then.
+        get_or_create_stats_actor()
         return
     # Leaders, consoles and streams take no CPU, so there are more processes than Ray expects on so few, of which it would warn.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
@@ -216,9 +219,9 @@ def most_workers(cluster: Sequence[Node], resources: Resources) -> int:
 
 
 def bundles(resources: Resources) -> list[Bundle]:
-    """What workers and their decoding ask of nodes."""
+    """What workers, and then their decoding, ask of nodes."""
     worker: Bundle = {"CPU": 1, "GPU": 1} if resources.gpu else {"CPU": 1}
-    return [worker, {"CPU": DECODE_CPUS}] * resources.workers
+    return [worker] * resources.workers + [{"CPU": DECODE_CPUS}] * resources.workers
 
 
 def check_cluster(resources: Resources) -> None:

@@ -23,7 +23,7 @@ from mvgan.distributed.data import WindowStreams, streamed_batches
 from mvgan.distributed.elastic import Changed, Elastic
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, has_stopped, raise_lasting
 from mvgan.distributed.resources import check_cluster, this_node, worker_threads, workers_here
-from mvgan.distributed.watchdog import POLL_S, Hung, Room, TellLeader, began, bound, killed_for_memory, tell_hang
+from mvgan.distributed.watchdog import POLL_S, Hung, Room, TellLeader, began, bound, killed_for_memory, lost_hosts, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import Rollbacks
@@ -88,7 +88,8 @@ def _answer(error: BaseException, folder: RunFolder, stage: str, attempt: int, o
     raise_lasting(error)
     answer_non_finite(error, rollbacks)
     hung = [note.rank for note in out.noted() if isinstance(note, Hung) and note.attempt == attempt]
-    failure = failure_of(error, hung, killed_for_memory(out, attempt))
+    lost = lost_hosts(out, attempt)
+    failure = failure_of(error, hung, killed_for_memory(out, attempt), lost)
     if not retries.again(failure, _newest(folder, stage)):
         if failure.unforeseen:
             raise error

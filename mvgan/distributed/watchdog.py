@@ -165,10 +165,16 @@ def _not_begun(stage: str, ready: int, resources: Resources) -> str:
     )
 
 
+def lost_hosts(out: Console, attempt: int) -> list[str]:
+    """Hosts of the attempt's workers that take no connection."""
+    there = answering()
+    return sorted({note.host for note in _begun(out, attempt) if note.node_id not in there})
+
+
 def killed_for_memory(out: Console, attempt: int) -> list[str]:
     """Hosts of the attempt's workers whose kernel has killed a process for want of memory since they began; lost ones say nothing."""
-    there_still = answering()
-    before = {note.node_id: note for note in _begun(out, attempt) if note.node_id in there_still}
+    standing = answering()
+    before = {note.node_id: note for note in _begun(out, attempt) if note.node_id in standing}
     ask: Any = ray.remote(num_cpus=0, max_retries=0)(oom_kills)
     there = {node_id: NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in before}
     asked = {node_id: ask.options(scheduling_strategy=place).remote() for node_id, place in there.items()}
