@@ -25,10 +25,11 @@ NODE_CPUS, MOST_NODES = 2, 2
 
 def config(address: str, second: bool) -> dict[str, Any]:
     """A cluster of a head that does no work and up to two nodes, which end when they have been idle for 12 s."""
-    empty: dict[str, Any] = dict.fromkeys(
-        ["initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
-         "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter"], [],
-    )  # fmt: skip
+    unused = (
+        "initialization_commands setup_commands head_setup_commands worker_setup_commands head_start_ray_commands "
+        "worker_start_ray_commands cluster_synced_files rsync_exclude rsync_filter"
+    )
+    empty: dict[str, Any] = {name: [] for name in unused.split()}
     provider = {
         "type": "external", "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
         "use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True, "launch_multiple": second,
@@ -137,7 +138,9 @@ def up_and_down(cluster: Autoscaled, folder: Path, data: Path) -> None:
             ended_s = now_s
         assert now_s < LAST_S, (counts, (folder / "grown.log").read_text())
         time.sleep(0.2)
-    print(f"nodes at seconds: {[f'{count} at {at:.0f}' for at, count in counts]}; ended at {ended_s:.0f}, none at {time.monotonic() - started:.0f}")
+    print(
+        f"nodes: {', '.join(f'{count} at {at:.0f} s' for at, count in counts)}; ended at {ended_s:.0f} s, none at {time.monotonic() - started:.0f} s"
+    )
     assert driver.wait() == 0, (folder / "grown.log").read_text()
     assert (folder / "grown/export/generator.safetensors").exists()
     assert [count for _, count in counts if count == MOST_NODES]
@@ -151,5 +154,7 @@ def refused(cluster: Autoscaled, folder: Path, data: Path) -> None:
     assert driver.wait(LAST_S) == 2, (folder / "refused.log").read_text()
     print(f"refused after {time.monotonic() - started:.1f} s, the start of the command included")
     last = (folder / "refused.log").read_text().splitlines()[-1]
-    assert last.startswith("error: 3 workers take a CPU each and their decoding 0.5 CPU each, 4.5 CPUs in all; the cluster has 0 CPUs"), last
+    assert last.startswith("error: 3 workers take a CPU each and their decoding 0.5 CPU each, 4.5 CPUs in all; the cluster has 0 CPUs"), (
+        last
+    )
     assert "autoscaler has no nodes for them" in last or "may have at most 2 nodes beside the head" in last
