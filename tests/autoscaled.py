@@ -16,7 +16,7 @@ import yaml
 
 from tests.kill_matrix import LAST_S, descendants
 from tests.s3.server import free_ports
-from tests.short_run import ROOT
+from tests.short_run import ROOT, SHORT
 
 
 HEAD_ID = "f" * 51 + "00000"
@@ -123,8 +123,6 @@ def job(cluster: Autoscaled, log: Path, *arguments: str) -> subprocess.Popen[str
 
 def up_and_down(cluster: Autoscaled, folder: Path, data: Path) -> None:
     """A training that needs two nodes on a cluster that has none: two come, it ends, they go."""
-    from tests.short_run import SHORT
-
     assert cluster.nodes() == 0
     place = ["--data", str(data), "--storage", str(folder), "--name", "grown", *SHORT, "--pairs.evaluations", "0", "--workers", "2"]
     started, counts = time.monotonic(), [(0.0, 0)]
@@ -138,9 +136,8 @@ def up_and_down(cluster: Autoscaled, folder: Path, data: Path) -> None:
             ended_s = now_s
         assert now_s < LAST_S, (counts, (folder / "grown.log").read_text())
         time.sleep(0.2)
-    print(
-        f"nodes: {', '.join(f'{count} at {at:.0f} s' for at, count in counts)}; ended at {ended_s:.0f} s, none at {time.monotonic() - started:.0f} s"
-    )
+    came = ", ".join(f"{count} at {at:.0f} s" for at, count in counts)
+    print(f"nodes: {came}; ended at {ended_s:.0f} s, none at {time.monotonic() - started:.0f} s")
     assert driver.wait() == 0, (folder / "grown.log").read_text()
     assert (folder / "grown/export/generator.safetensors").exists()
     assert [count for _, count in counts if count == MOST_NODES]

@@ -19,8 +19,6 @@ from tests.unit.train.elastic_workers import kept
 
 ONE_COMMIT = ["--pairs.commit-kimg", "100"]
 """The only commits are the last one and those that somebody has asked for."""
-SOON_S = 60.0
-"""Most that training may stand still."""
 
 
 class Training:
@@ -53,10 +51,11 @@ class Training:
         beyond = self.seen() + images
         return self.await_(f"the sample {beyond}", lambda: self.seen() >= beyond)
 
-    def goes_on(self) -> float:
-        """Seconds until the next batch is given to a worker, also if it is one that another had before."""
+    def goes_on(self, since: float, longest_s: float = LAST_S) -> float:
+        """Seconds from `since`, by the monotonic clock, until the next batch is given to a worker, also one that another had before."""
         before = self._newest()
-        return self.await_("training goes on", lambda: self._newest() > before, SOON_S)
+        self.await_("training goes on", lambda: self._newest() > before, longest_s)
+        return time.monotonic() - since
 
     def seen(self) -> int:
         """Images at the begin of the furthest batch so far; -1 before the first."""

@@ -1,6 +1,7 @@
 """A verb that keeps what its workers are given: `python -m tests.recorded_job GROW_S SETTLE_S VERB ...`.
 
-Each worker's batches go to the folder `seen` of the run, as `kept` has them. GROW_S and SETTLE_S stand for the constants of mvgan/distributed of these names.
+Each worker's batches go to the folder `seen` of the run, as `kept` has them. GROW_S and SETTLE_S are the constants of mvgan/distributed
+of these names.
 """
 
 import runpy

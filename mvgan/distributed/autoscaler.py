@@ -4,6 +4,7 @@ Ray has two. The first one tells nobody what it may launch, but runs beside the 
 the launcher's by choice) says which requests it cannot fulfil.
 """
 
+import logging
 import os
 import time
 import uuid
@@ -22,6 +23,8 @@ from ray.data._internal.cluster_autoscaler.base_autoscaling_coordinator import R
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
 
+logger = logging.getLogger(__name__)
+
 Bundle = dict[str, float]
 """Resources of one worker or task, all on one node."""
 
@@ -31,33 +34,44 @@ HEAD = "node:__internal_head__"
 EXPIRE_S, REPEAT_S = 180.0, 30.0
 """A request whose job was killed is forgotten after a while, so that its nodes can end; whoever goes on waiting repeats it."""
 
-ANSWER_S = 30.0
-"""Most that the head is waited for."""
+ANSWER_S, LEAVE_S = 30.0, 5.0
+"""Most that the head is waited for, and when nothing depends on it: a request that is not taken back is forgotten in time."""
 
 
 class Ask:
     """A request for room, which holds until it is withdrawn, while `keep` is called at least every EXPIRE_S seconds.
 
     It goes to the actor that collects the requests of Ray Train and Ray Data: what is asked without it is forgotten as soon as one of
-    them asks for something. A cluster without an autoscaler takes no notice.
+    them asks for something. A cluster without an autoscaler takes no notice. Where the actor does not answer, as its node was lost,
+    a warning says so; training can do without.
     """
 
     def __init__(self, bundles: Sequence[Bundle]) -> None:
-        self._who, self._bundles, self._asked_at = f"mvgan-{uuid.uuid4()}", list(bundles), float("-inf")
+        self._who, self._bundles = f"mvgan-{uuid.uuid4()}", list(bundles)
         self._coordinator: Any = get_or_create_autoscaling_coordinator()
-        self.keep()
+        self._send()
+
+    def _send(self) -> None:
+        self._asked_at = time.monotonic()
+        request = self._coordinator.request_resources
+        self._answer = request.remote(self._who, self._bundles, EXPIRE_S, priority=ResourceRequestPriority.HIGH)
 
     def keep(self) -> None:
         """Repeat the request, if that is due."""
-        if time.monotonic() < self._asked_at + REPEAT_S:
-            return
-        self._asked_at = time.monotonic()
-        request = self._coordinator.request_resources
-        ray.get(request.remote(self._who, self._bundles, EXPIRE_S, priority=ResourceRequestPriority.HIGH), timeout=ANSWER_S)
+        if time.monotonic() >= self._asked_at + REPEAT_S:
+            self.arrived(0)
+            self._send()
+
+    def arrived(self, longest_s: float) -> None:
+        """Wait until the request has come to where the autoscaler reads it, at most so long."""
+        try:
+            ray.get(self._answer, timeout=longest_s)
+        except ray.exceptions.RayError as error:
+            logger.warning("the autoscaler could not be asked for nodes: %s", type(error).__name__)
 
     def withdraw(self) -> None:
         """Take it back."""
-        ray.get(self._coordinator.cancel_request.remote(self._who), timeout=ANSWER_S)
+        ray.wait([self._coordinator.cancel_request.remote(self._who)], timeout=LEAVE_S)
 
 
 def answers_requests() -> bool:

@@ -19,7 +19,7 @@ from ray._private.state import available_resources_per_node, state
 from ray.data._internal.stats import get_or_create_stats_actor
 
 from mvgan.config import Ended, InputError, Resources
-from mvgan.distributed.autoscaler import Ask, Bundle, Growth, answers_requests, growth, refuses
+from mvgan.distributed.autoscaler import ANSWER_S, Ask, Bundle, Growth, answers_requests, growth, refuses
 from mvgan.distributed.stop import stoppable
 
 
@@ -255,6 +255,7 @@ def _refused(wanted: list[Bundle]) -> bool:
     """Ask the autoscaler, and give it time to say that it has no such nodes."""
     ask = Ask(wanted)
     try:
+        ask.arrived(ANSWER_S)
         deadline = time.monotonic() + VERDICT_S
         while not (refused := refuses(wanted)) and time.monotonic() < deadline:
             time.sleep(POLL_S)
