@@ -273,18 +273,19 @@ def await_room(resources: Resources, longest_s: float | None = None) -> int:
     longest_s = resources.start_s if longest_s is None else longest_s
     deadline, ask, some_since = time.monotonic() + longest_s, None, math.inf
     try:
-        while (count := most_workers((free := standing()[1]), resources)) < resources.workers:
+        while (count := most_workers((now := standing())[1], resources)) < resources.workers:
+            whole, free = (describe(some, resources) for some in now)
             if count and time.monotonic() >= (some_since := min(some_since, time.monotonic())) + SETTLE_S:
                 return count
             if not count:
                 some_since = math.inf
             if time.monotonic() > deadline:
                 raise NoRoom(
-                    f"no room within {longest_s:g} s: {demand(least(resources))}; free are {describe(free, resources)}; "
-                    "end other jobs, add nodes, lower --workers, or raise --start-s"
+                    f"no room within {longest_s:g} s: {demand(least(resources))}; the cluster has {whole}, free are {free}; "
+                    "end other jobs, add nodes, lower --workers, or raise --start-s; the same command goes on"
                 )
             if ask is None:
-                logger.info("waits for room on the cluster: %s; free are %s", demand(resources), describe(free, resources))
+                logger.info("waits for room on the cluster: %s; free are %s", demand(resources), free)
                 ask = Ask(bundles(resources))
             ask.keep()
             time.sleep(POLL_S)
