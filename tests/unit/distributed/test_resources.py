@@ -108,7 +108,7 @@ def test_what_others_keep_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None
     cluster_of(monkeypatch, cpus(4), cpus(2))
     clock = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    with pytest.raises(NoRoom, match=r"no room within 20 s: 2 workers .*; free are 2 CPUs on 1 nodes") as raised:
+    with pytest.raises(NoRoom, match=r"no room within 20 s: 2 workers .*, free are 2 CPUs on 1 nodes") as raised:
         check_room(Resources(workers=2, start_s=20))
     assert "\n" not in str(raised.value)
 
