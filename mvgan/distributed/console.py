@@ -1,4 +1,4 @@
-"""Lines that workers say, printed by the driver and kept in the run's `logs/`, and notes that only the driver reads.
+"""Lines that workers say, printed by the driver and kept in the run's `logs/`, records of metrics, and notes that only the driver reads.
 
 Ray's own forwarding prefixes every line and mixes in its internals; its logs stay in its session folder.
 """
@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.storage.uri import Store
+from mvgan.train.hooks import Look
 from mvgan.train.outbox import Outbox
 
 
@@ -28,19 +29,24 @@ LEAVE_S = 60.0
 
 
 class _Lines:
-    """Holds lines and notes between the workers and the driver."""
+    """Holds lines, records and notes between the workers and the driver."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.records: list[tuple[int, dict[str, float]]] = []
         self.notes: list[Any] = []
         self.why = ""
 
     def add(self, line: str) -> None:
         self.lines.append(line)
 
-    def take(self) -> list[str]:
-        lines, self.lines = self.lines, []
-        return lines
+    def record(self, images: int, record: dict[str, float]) -> None:
+        self.records.append((images, record))
+
+    def take(self) -> tuple[list[str], list[tuple[int, dict[str, float]]]]:
+        taken = self.lines, self.records
+        self.lines, self.records = [], []
+        return taken
 
     def note(self, value: Any) -> None:
         self.notes.append(value)
@@ -69,6 +75,10 @@ class Console:
             ray.get(self.actor.add.remote(line))
         except ray.exceptions.RayActorError:
             print(line, flush=True)
+
+    def tell(self, images: int, record: Mapping[str, float]) -> None:
+        """Send a record of metrics, without waiting for it to arrive: it is in the run's history too."""
+        self.actor.record.remote(images, dict(record))
 
     def note(self, value: Any) -> None:
         """Leave a value for the driver, or, without its node, in this process's own log."""
@@ -120,8 +130,8 @@ class _Handler(logging.Handler):
 
 
 @contextmanager
-def console(store: Store, name: str) -> Iterator[Console]:
-    """A console whose lines are printed until the block ends, and then kept as `logs/<name>.log`."""
+def console(store: Store, name: str, told: Look) -> Iterator[Console]:
+    """A console whose lines are printed until the block ends, and then kept as `logs/<name>.log`; `told` is given its records."""
     lines: list[str] = []
     target = Console()
     ended = threading.Event()
@@ -140,7 +150,10 @@ def console(store: Store, name: str) -> Iterator[Console]:
         kept_at = 0.0
         while True:
             last = ended.is_set()
-            for line in ray.get(target.actor.take.remote()):
+            said, records = ray.get(target.actor.take.remote())
+            for images, record in records:
+                told(images, record)
+            for line in said:
                 lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
                 tell(line)
             if last or time.monotonic() > kept_at + KEEP_S:

@@ -22,6 +22,7 @@ from mvgan.distributed.console import Console, console
 from mvgan.distributed.data import WindowStreams, streamed_batches
 from mvgan.distributed.elastic import Changed, Elastic
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, has_stopped, raise_lasting
+from mvgan.distributed.metrics import exported
 from mvgan.distributed.resources import check_cluster, this_node, worker_threads, workers_here
 from mvgan.distributed.watchdog import POLL_S, Hung, Room, TellLeader, began, bound, killed_for_memory, lost_hosts, tell_hang
 from mvgan.storage.run import RunFolder, read_run
@@ -63,7 +64,11 @@ def _fit(folder: RunFolder, stage: str, resources: Resources, beside: Beside) ->
     """
     epoch = _claim(folder, stage)
     retries, rollbacks, elastic = Retries(resources.max_failures), Rollbacks(folder.commits(stage), stage), Elastic(resources)
-    with console(folder.store, f"{stage}-{epoch:05d}") as out, tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes:
+    with (
+        exported(folder.uri, stage) as metrics,
+        console(folder.store, f"{stage}-{epoch:05d}", metrics.tell) as out,
+        tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes,
+    ):
         for attempt in itertools.count():
             try:
                 with elastic.start() as now:
@@ -164,6 +169,6 @@ def _worker(config: dict[str, Any]) -> None:
         batches = watchdog.watched(streamed_batches(stream))
         patience_s, world = resources.hang_s / PATIENCE, context.get_world_size()
         place = Worker(
-            rank, world, get_device(), out.say, resources.max_missed_commits, patience_s, resources.track, out.stop_asked()
+            rank, world, get_device(), out.say, resources.max_missed_commits, patience_s, resources.track, out.tell, out.stop_asked()
         )  # fmt: skip
         train_worker(folder, stage, config["epoch"], batches, place)

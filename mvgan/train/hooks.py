@@ -36,6 +36,16 @@ Look = Callable[[int, Mapping[str, float]], None]
 """Looks at what was measured after so many images."""
 
 
+def both(first: Look, second: Look) -> Look:
+    """One after the other."""
+
+    def look(images: int, measured: Mapping[str, float]) -> None:
+        first(images, measured)
+        second(images, measured)
+
+    return look
+
+
 Figures = Callable[[], dict[str, float]]
 """Gives what another hook has measured since the last call."""
 

@@ -28,7 +28,7 @@ from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.run import RunFolder
 from mvgan.train.committer import Committer
 from mvgan.train.export import WEIGHTS, check_codes, load_weights, read_exported, read_tensors
-from mvgan.train.hooks import Evaluator, History, Look, Recorder, Sampler, Say, Ticker
+from mvgan.train.hooks import Evaluator, History, Look, Recorder, Sampler, Say, Ticker, both
 from mvgan.train.initial import begin
 from mvgan.train.measure import clip_measure, pair_measure
 from mvgan.train.memory import too_large
@@ -120,6 +120,8 @@ class Worker:
     """The most that one step waits for the storage."""
     track: str = "none"
     """Tracker that is told the metrics, by its name."""
+    tell: Look = lambda images, record: None
+    """Told, on the first worker, each record of metrics and each measure."""
     stop: Callable[[], str] = lambda: ""
     """Says why training shall commit and end; empty while it shall go on."""
 
@@ -172,7 +174,7 @@ def _train(folder: RunFolder, name: str, epoch: int, batches: Batches, worker: W
                 worker.stop,
             )  # fmt: skip
             beside.callback(committer.close)
-            look = Tripwires(wires_of(run, name), worker.say).look
+            look = both(Tripwires(wires_of(run, name), worker.say).look, worker.tell)
             record = Recorder(name, plan, outbox, history, committer.figures, worker.say, progress, look)
             beside.callback(record.close)
             hooks = [Ticker(plan, ranks, record), *_beside(folder, name, stage, plan, shards, history, outbox, worker, look)]

@@ -60,7 +60,7 @@ class NoLogs(LocalStore):
 @pytest.mark.usefixtures("ray_session")
 def test_workers_are_heard_while_the_storage_takes_no_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The alarms of missed commits come just then."""
-    with console(NoLogs(tmp_path), "pairs-00001") as out:
+    with console(NoLogs(tmp_path), "pairs-00001", lambda images, record: None) as out:
         out.say("before")
         time.sleep(1.5)  # the log has been written, or could not be
         out.say("ALARM")
