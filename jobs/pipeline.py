@@ -12,7 +12,7 @@ from mvgan.config import STAGES
 from mvgan.data.ingest import Plan
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.codes import find_codes
-from mvgan.distributed.resources import check_room, session
+from mvgan.distributed.resources import check_cluster, session
 from mvgan.distributed.trainer import train_stage
 from mvgan.report.page import build_report
 from mvgan.storage.holder import held
@@ -45,7 +45,7 @@ def run(flags: Flags) -> None:
     with held(open_store(uri), "pipeline"):
         source = flags.source.render(uri, flags.preset, settings)
         with session(flags.resources):
-            check_room(flags.resources)  # a cluster that cannot train is told before ingest takes its time
+            check_cluster(flags.resources)  # a cluster that cannot train is told before ingest takes its time
             folder = open_run(uri, settings, source.shards(uri, settings, "pipeline"))
             train_stage(folder, "pairs", flags.resources)
             find_codes(folder, flags.resources)

@@ -109,9 +109,8 @@ class Pairs:
     group: int = 4
     """Pairs per logical shard and step: one minibatch-stddev group. Divides the batch."""
     accumulate: int = 1
-    """Parts in which a worker computes its logical shards, one after another, adding up gradients: less memory, the same batch.
-    Changes numbers by rounding, and by the mean that path lengths are kept near, which is each part's own, so that with parts the
-    number of workers enters there too."""
+    """Parts in which a worker computes its logical shards, one after another, adding up gradients: less memory, the same batch. Changes
+    numbers by rounding, and by the mean of path lengths, which is each part's own, so that with parts the number of workers enters too."""
     lr: float = 0.002
     """Adam learning rate of both networks."""
     r1_gamma: float = 1.0
@@ -235,8 +234,7 @@ class Video:
     """Standard deviation of the weights of the coefficients at the start. At the released 0.02 walks hardly leave w_0 at first, and what
     makes them move grows with how far they go: a short training then learns to drift, or nothing. 0.2 begins with a random walk."""
     drift_weight: float = 0.0
-    """Weight of a term that keeps the mean coefficient of each code over a batch near 0. Without it (as released) all videos may
-    come to walk one way."""
+    """Weight of a term that keeps each code's mean coefficient over a batch near 0. Without it (as released) all may walk one way."""
     reach_weight: float = 0.0
     """Weight of a term that keeps walks within reach: the mean square distance from w_0, by direction of the codes in standard deviations
     of mapped w, shall not be above 1. Without it (as released) edits may lead to w that the generator has never seen."""
@@ -299,6 +297,8 @@ class Resources:
 
     workers: int = 1
     """Training workers."""
+    min_workers: int = 0
+    """Fewest with which training goes on while the cluster has no room for all; it takes more when it has. 0 waits for all of them."""
     gpu: bool = False
     """Give each worker a GPU (nccl); otherwise CPU (gloo)."""
     gpu_share: float = 1.0

@@ -138,6 +138,10 @@ def validate_resources(resources: Resources) -> Resources:
         least = 1 if name in ("workers", "max_missed_commits", "hang_s", "start_s") else 0
         if not least <= value < math.inf:
             raise InputError(f"{name} is {value}; it must be at least {least}")
+    if resources.min_workers > resources.workers:
+        raise InputError(
+            f"min_workers is {resources.min_workers}, above workers {resources.workers}; give fewer, or 0 to wait for all of them"
+        )
     if not 0.0001 <= resources.gpu_share <= 1:  # Ray counts no finer
         raise InputError(f"gpu_share is {resources.gpu_share}; give the share of a GPU that a task takes, from 0.0001 to 1")
     check_tracker(resources.track)

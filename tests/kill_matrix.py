@@ -65,12 +65,11 @@ class Machines:
     would otherwise pack them on one.
     """
 
-    def __init__(self, temporary: str, num_nodes: int, cpus: int) -> None:
+    def __init__(self, temporary: str, num_nodes: int, cpus: int, health: dict[str, int]) -> None:
         import ray
         from ray.cluster_utils import Cluster
 
-        lenient = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5, "health_check_timeout_ms": 10000}
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": lenient, "temp_dir": temporary}
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": health, "temp_dir": temporary}
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=self.cluster.address, logging_level="WARNING", log_to_driver=False)
         self.nodes: list[Any] = []
@@ -105,6 +104,13 @@ class Machines:
         self.cluster.remove_node(node, allow_graceful=False)  # only to collect the dead: a zombie would look alive
         self.nodes.remove(node)
 
+    def drain(self, node: Any, deadline_s: int) -> None:
+        """Say that a node will be taken away, as a cloud does of a spot machine."""
+        ray = str(Path(sys.executable).parent / "ray")
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(deadline_s)]
+        line = [ray, "drain-node", "--address", self.cluster.address, "--node-id", node.node_id, *reason]
+        subprocess.run(line, env=self.environment(), check=True, timeout=LAST_S)
+
     def workers(self, node: Any = None) -> list[int]:
         """Process ids of the training workers of a node, or of all."""
         raylets = [self._raylet(one) for one in ([node] if node else self.nodes)]
@@ -127,15 +133,19 @@ class _Holder:
         return True
 
 
+QUICK = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5, "health_check_timeout_ms": 10000}
+"""A lost node is noticed sooner than by Ray's defaults, and a busy one is not taken for lost."""
+
+
 @contextmanager
-def machines(num_nodes: int = 2, cpus: int = 2) -> Iterator[Machines]:
-    """A cluster until the block ends."""
+def machines(num_nodes: int = 2, cpus: int = 2, health: dict[str, int] = QUICK) -> Iterator[Machines]:
+    """A cluster until the block ends; an empty `health` leaves Ray its defaults."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     temporary = tempfile.mkdtemp(prefix="mv", dir="/tmp")  # short: it becomes names of sockets
-    started = Machines(temporary, num_nodes, cpus)
+    started = Machines(temporary, num_nodes, cpus, health)
     try:
         yield started
     finally:
@@ -164,9 +174,10 @@ class Scene:
         if stage == "video" and not folder.exists():
             shutil.copytree(self.whole, folder, ignore=shutil.ignore_patterns("video", "latent.safetensors", "logs"))
         place = ["--data", str(self.data), "--storage", str(self.root), "--name", name, *SETTINGS]
-        return self._launch(name, [f"jobs.{stage}", *(["--run", str(folder)] if stage == "video" else place), *RESOURCES, *flags])
+        return self.launch(name, [f"jobs.{stage}", *(["--run", str(folder)] if stage == "video" else place), *RESOURCES, *flags])
 
-    def _launch(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    def launch(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
+        """A module of this repository that runs on the cluster."""
         with (self.root / f"{name}.log").open("a") as log:
             command = [sys.executable, "-m", *arguments]
             return subprocess.Popen(command, cwd=ROOT, env=self.machines.environment(), stdout=log, stderr=log, text=True)
@@ -179,7 +190,7 @@ class Scene:
         """Run all stages undisturbed."""
         self.machines.hold()
         place = ["--data", str(self.data), "--storage", str(self.root), "--name", "whole", *SETTINGS]
-        driver = self._launch("whole", ["jobs.pipeline", *place, *RESOURCES])
+        driver = self.launch("whole", ["jobs.pipeline", *place, *RESOURCES])
         assert driver.wait(LAST_S) == 0, self.said("whole")
         ticks = [json.loads(line) for line in (self.whole / "pairs/metrics.jsonl").read_text().splitlines()]
         assert all(max(tick[name] for tick in ticks) > 0 for name in ("augment_p", "pl_mean")), "there is nothing to lose"

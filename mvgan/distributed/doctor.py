@@ -268,7 +268,7 @@ def _all_reduce(plan: Plan) -> Finding:
         results: list[Any] = []
         trainer = _trainer(resources, out, notes)
         try:
-            bound(lambda: results.append(trainer.fit()), "doctor", 0, resources, out, lambda room: None)
+            bound(lambda: results.append(trainer.fit()), "doctor", 0, resources, out, lambda room: None, lambda nodes, begun: "")
         except NoRoom:
             why = f"the workers have not begun within {plan.answer_s:g} s"
             return Finding("all-reduce", f"{workers} workers", "WRONG", why, f"{advice}, or give more --answer-s")

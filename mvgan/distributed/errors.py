@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ from ray.train.v2.api.exceptions import PreemptionError
 from mvgan.config import Ended, InputError
 from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.store import Unreachable
+from mvgan.train.committer import Stopped
 from mvgan.train.guard import NonFinite, Rollbacks
 
 
@@ -52,6 +54,11 @@ def raise_lasting(error: BaseException) -> None:
             raise type(item)(str(item)) from None
 
 
+def has_stopped(error: BaseException) -> bool:
+    """Whether `error` of a group of workers comes of their having committed because they were asked to."""
+    return any(_is_own(item, (Stopped,)) for item in _chain(error))
+
+
 def answer_non_finite(error: BaseException, rollbacks: Rollbacks) -> None:
     """If `error` comes of numbers that are not finite, have `rollbacks` answer. Raises Diverged when no rollback can mend it."""
     for item in _chain(error):
@@ -66,17 +73,18 @@ def end_with(error: BaseException, what: str, lower: str) -> NoReturn:
     what: the work that met it. lower: what takes less memory. An error of the code is raised whole.
     """
     raise_lasting(error)
-    failure = failure_of(error, [], [])
+    failure = failure_of(error)
     if failure.unforeseen:
         raise error
     advice = f"; {lower}" if failure.memory else ""
     raise Ended(f"{what}: {failure.words}{advice}; the same command goes on") from None
 
 
-def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) -> Failure:
+def failure_of(error: BaseException, hung: Sequence[int] = (), out_of_memory: Sequence[str] = (), lost: Sequence[str] = ()) -> Failure:
     """What `error` of a group of workers comes from.
 
-    hung: ranks that their watchdogs ended. out_of_memory: hosts whose kernel has killed a process for want of memory.
+    hung: ranks that their watchdogs ended. out_of_memory: hosts whose kernel has killed a process for want of memory. lost: hosts of
+    workers that answer nobody any more.
     """
     chain = _chain(error)
     for item in chain:
@@ -90,6 +98,8 @@ def failure_of(error: BaseException, hung: list[int], out_of_memory: list[str]) 
             return Failure(f"a disk is full: {_last_line(item)}")
     if any(isinstance(item, PreemptionError) or getattr(item, "preempted", False) for item in chain):
         return Failure("a node was taken away", preempted=True)
+    if lost:
+        return Failure(f"{', '.join(lost)} was lost, with the workers there")
     if hung:
         return Failure(f"worker {', '.join(map(str, hung))} hung")
     silent = any(isinstance(item, WorkerHealthCheckTimeoutError) for item in chain)

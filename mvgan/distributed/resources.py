@@ -4,17 +4,22 @@ import logging
 import math
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
+from ray._private.state import available_resources_per_node, state
+from ray.data._internal.stats import get_or_create_stats_actor
 
 from mvgan.config import Ended, InputError, Resources
+from mvgan.distributed.autoscaler import ANSWER_S, Ask, Bundle, Growth, answers_requests, growth, refuses
 from mvgan.distributed.stop import stoppable
 
 
@@ -33,6 +38,18 @@ STREAM_THREADS = ("StreamingExecutor", "iter_threaded")
 
 STREAM_END_S = 30.0
 """Most that these may take to end."""
+
+SETTLE_S = 15.0
+"""Time that room for all workers gets to come once there is room for some: a node that replaces a lost one, or the next of a few."""
+
+VERDICT_S = 8.0
+"""Time for an autoscaler to say that it cannot fulfil a request; it looks every 5 s."""
+
+POLL_S = 1.0
+"""Time between two looks for room."""
+
+CONNECT_S, CONNECT_AT_ONCE = 2.0, 32
+"""Time for a node to take a connection, and how many are asked at once."""
 
 LEADER_BYTES = 512 * 2**20
 """Ray's memory that the process asks for that leads a training of a sweep."""
@@ -72,6 +89,8 @@ def shut_down() -> None:
 def _connect(resources: Resources) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        # Ray Data has an actor that outlives all jobs on the node of its first user, which no autoscaler could end then.
+        get_or_create_stats_actor()
         return
     # Leaders, consoles and streams take no CPU, so there are more processes than Ray expects on so few, of which it would warn.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
@@ -107,10 +126,46 @@ class Node:
 
 
 def nodes() -> tuple[list[Node], list[Node]]:
-    """The nodes of the cluster that are alive: what each has, and what of it is free."""
-    free = available_resources_per_node()
+    """The nodes of the cluster that are alive, and are not being taken away: what each has, and what of it is free."""
+    return _both(_staying())
+
+
+def standing() -> tuple[list[Node], list[Node]]:
+    """The same without nodes that take no connection: those that were just lost, which Ray notices a while later."""
+    there = answering()
+    return _both([node for node in _staying() if node["NodeID"] in there])
+
+
+def answering() -> set[str]:
+    """Ids of the nodes that take a connection."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    return [_node(node["Resources"]) for node in alive], [_node(free.get(node["NodeID"], {})) for node in alive]
+    with ThreadPoolExecutor(CONNECT_AT_ONCE) as pool:
+        return {node["NodeID"] for node, answers in zip(alive, pool.map(_answers, alive), strict=True) if answers}
+
+
+def draining() -> dict[str, int]:
+    """Ids of nodes that are being taken away, each with its deadline in ms since 1970, 0 if it has none."""
+    nodes: dict[str, int] = state.get_draining_nodes()
+    return nodes
+
+
+def _staying() -> list[dict[str, Any]]:
+    leaving = draining()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+
+
+def _both(some: list[dict[str, Any]]) -> tuple[list[Node], list[Node]]:
+    free = available_resources_per_node()
+    return [_node(node["Resources"]) for node in some], [_node(free.get(node["NodeID"], {})) for node in some]
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether the raylet of a node takes a connection."""
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _node(resources: dict[str, float]) -> Node:
@@ -156,26 +211,98 @@ def this_node() -> Node:
     return next(_node(node["Resources"]) for node in ray.nodes() if node["NodeID"] == mine)
 
 
-def check_room(resources: Resources, longest_s: float | None = None) -> None:
+def least(resources: Resources) -> Resources:
+    """The same with the fewest workers that do."""
+    return replace(resources, workers=resources.min_workers or resources.workers)
+
+
+def most_workers(cluster: Sequence[Node], resources: Resources) -> int:
+    """How many workers the nodes hold with their decoding: at most `resources.workers`, and 0 if fewer than the fewest that do."""
+    fewest = least(resources).workers
+    return next((count for count in range(resources.workers, fewest - 1, -1) if fits(cluster, replace(resources, workers=count))), 0)
+
+
+def bundles(resources: Resources) -> list[Bundle]:
+    """What workers, and then their decoding, ask of nodes."""
+    worker: Bundle = {"CPU": 1, "GPU": 1} if resources.gpu else {"CPU": 1}
+    return [worker] * resources.workers + [{"CPU": DECODE_CPUS}] * resources.workers
+
+
+def check_cluster(resources: Resources) -> None:
+    """Raise InputError when the whole cluster, with all that its autoscaler may add, is too small for the fewest workers that do."""
+    whole, _ = nodes()
+    fewest = least(resources)
+    if fits(whole, fewest):
+        return
+    more = ""
+    if answers_requests():
+        if not _refused(bundles(fewest)):
+            return
+        more = ", and its autoscaler has no nodes for them"
+    elif (grown := growth()) is not None:
+        if could_hold(grown, fewest):
+            return
+        more = f", and may have at most {grown.most} nodes beside the head"
+    raise InputError(f"{demand(fewest)}; the cluster has {describe(whole, fewest)}{more}; lower --workers or add nodes")
+
+
+def could_hold(grown: Growth, resources: Resources) -> bool:
+    """Whether a cluster with the right ones of the nodes that it may have, beside a head that does no work, holds the workers."""
+    every = [_node(kind.resources) for kind in grown.kinds for _ in range(kind.most)]
+    every.sort(key=lambda node: (min(node.cpus, node.gpus) if resources.gpu else node.cpus, node.cpus), reverse=True)
+    # Nodes for workers first, and the others for their decoding.
+    by_cpus = [sorted(every[first:], key=lambda node: node.cpus, reverse=True) for first in range(min(grown.most, len(every)) + 1)]
+    return any(fits(every[:first] + others[: grown.most - first], resources) for first, others in enumerate(by_cpus))
+
+
+def _refused(wanted: list[Bundle]) -> bool:
+    """Ask the autoscaler, and give it time to say that it has no such nodes."""
+    ask = Ask(wanted)
+    try:
+        ask.arrived(ANSWER_S)
+        deadline = time.monotonic() + VERDICT_S
+        while not (refused := refuses(wanted)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return refused
+    finally:
+        ask.withdraw()
+
+
+def await_room(resources: Resources, longest_s: float | None = None) -> int:
     """Wait until workers and decoding have room beside what else runs on the cluster, at most `longest_s`, or `resources.start_s`.
 
-    Raises InputError when the whole cluster is too small, NoRoom when others did not make room in time.
+    Returns how many workers there is room for: `resources.workers`, or, when that does not come within SETTLE_S of it, fewer, if they
+    do. An autoscaler is asked for what is missing. Raises NoRoom when there was none in time.
     """
-    whole, free = nodes()
-    if not fits(whole, resources):
-        raise InputError(f"{demand(resources)}; the cluster has {describe(whole, resources)}; lower --workers or add nodes")
     longest_s = resources.start_s if longest_s is None else longest_s
-    deadline = time.monotonic() + longest_s
-    if not fits(free, resources):
-        logger.info("waits for room on the cluster: %s; free are %s", demand(resources), describe(free, resources))
-    while not fits(free, resources):
-        if time.monotonic() > deadline:
-            raise NoRoom(
-                f"no room within {longest_s:g} s: {demand(resources)}; free are {describe(free, resources)}; "
-                "end other jobs, add nodes, lower --workers, or raise --start-s"
-            )
-        time.sleep(1)
-        _, free = nodes()
+    deadline, ask, some_since = time.monotonic() + longest_s, None, math.inf
+    try:
+        while (count := most_workers((now := standing())[1], resources)) < resources.workers:
+            whole, free = (describe(some, resources) for some in now)
+            if count and time.monotonic() >= (some_since := min(some_since, time.monotonic())) + SETTLE_S:
+                return count
+            if not count:
+                some_since = math.inf
+            if time.monotonic() > deadline:
+                raise NoRoom(
+                    f"no room within {longest_s:g} s: {demand(least(resources))}; the cluster has {whole}, free are {free}; "
+                    "end other jobs, add nodes, lower --workers, or raise --start-s; the same command goes on"
+                )
+            if ask is None:
+                logger.info("waits for room on the cluster: %s; free are %s", demand(resources), free)
+                ask = Ask(bundles(resources))
+            ask.keep()
+            time.sleep(POLL_S)
+        return count
+    finally:
+        if ask is not None:
+            ask.withdraw()
+
+
+def check_room(resources: Resources, longest_s: float | None = None) -> None:
+    """Wait for room as `await_room` does. Raises InputError as `check_cluster` does, NoRoom when others did not make room in time."""
+    check_cluster(resources)
+    await_room(resources, longest_s)
 
 
 class RoomLost:

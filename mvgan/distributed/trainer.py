@@ -20,10 +20,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from mvgan.config import ANOTHER_NAME, Ended, Resources
 from mvgan.distributed.console import Console, console
 from mvgan.distributed.data import WindowStreams, streamed_batches
-from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, raise_lasting
+from mvgan.distributed.elastic import Changed, Elastic
+from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, has_stopped, raise_lasting
 from mvgan.distributed.metrics import exported
-from mvgan.distributed.resources import check_room, this_node, worker_threads, workers_here
-from mvgan.distributed.watchdog import Hung, Room, TellLeader, began, bound, killed_for_memory, tell_hang
+from mvgan.distributed.resources import check_cluster, this_node, worker_threads, workers_here
+from mvgan.distributed.watchdog import POLL_S, Hung, Room, TellLeader, began, bound, killed_for_memory, lost_hosts, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import Rollbacks
@@ -51,39 +52,54 @@ def train_stage(folder: RunFolder, stage: str, resources: Resources, beside: Bes
     Raises InputError for a user's mistake, Ended when the workers cannot begin (NoRoom), fail too often, or have committed at a Stop.
     """
     if folder.complete(stage) is None:
-        check_room(resources)
+        check_cluster(resources)
         _fit(folder, stage, resources, beside)
     export_weights(folder, stage)
 
 
 def _fit(folder: RunFolder, stage: str, resources: Resources, beside: Beside) -> None:
-    """Train, and start the workers again from the newest commit when some of them fail.
+    """Train, and start the workers again from the newest commit when some of them fail, or the cluster has changed.
 
     Each start claims an epoch: a worker of the one before that was only thought lost can then commit nothing any more.
     """
     epoch = _claim(folder, stage)
-    retries, rollbacks = Retries(resources.max_failures), Rollbacks(folder.commits(stage), stage)
+    retries, rollbacks, elastic = Retries(resources.max_failures), Rollbacks(folder.commits(stage), stage), Elastic(resources)
     with (
         exported(folder.uri, stage) as metrics,
         console(folder.store, f"{stage}-{epoch:05d}", metrics.tell) as out,
         tempfile.TemporaryDirectory(prefix="mvgan-ray-") as notes,
     ):
         for attempt in itertools.count():
-            trainer = _trainer(folder, stage, epoch, attempt, resources, beside.trainings, out, notes)
             try:
-                bound(trainer.fit, stage, attempt, resources, out, beside.placed)
+                with elastic.start() as now:
+                    if now.workers < resources.workers:
+                        out.say(f"{stage}: begins with {now.workers} of {resources.workers} workers, as the cluster has no room for more")
+                    trainer = _trainer(folder, stage, epoch, attempt, now, beside.trainings, out, notes)
+                    bound(trainer.fit, stage, attempt, now, out, beside.placed, elastic.look)
                 break
+            except Changed as change:
+                words = str(change)
             except (TrainingFailedError, ray.exceptions.RayError) as error:  # the latter when Ray's own actor of the training dies
-                raise_lasting(error)
-                answer_non_finite(error, rollbacks)
-                hung = [note.rank for note in out.noted() if isinstance(note, Hung) and note.attempt == attempt]
-                failure = failure_of(error, hung, killed_for_memory(out, attempt))
-                if not retries.again(failure, _newest(folder, stage)):
-                    if failure.unforeseen:
-                        raise
-                    raise Ended(_ending(stage, failure, retries)) from None
-                out.say(f"{stage}: {failure.words}; starting the workers again from the newest commit")
+                if elastic.why and has_stopped(error):
+                    words = f"{elastic.why}; it has committed"
+                else:
+                    words = _answer(error, folder, stage, attempt, out, retries, rollbacks)
+            out.say(f"{stage}: {words}; starting the workers again from the newest commit")
             epoch = _claim(folder, stage, epoch)
+
+
+def _answer(error: BaseException, folder: RunFolder, stage: str, attempt: int, out: Console, retries: Retries, rollbacks: Rollbacks) -> str:
+    """Why the workers failed, where another try may mend it. Raises what ends the stage."""
+    raise_lasting(error)
+    answer_non_finite(error, rollbacks)
+    hung = [note.rank for note in out.noted() if isinstance(note, Hung) and note.attempt == attempt]
+    lost = lost_hosts(out, attempt)
+    failure = failure_of(error, hung, killed_for_memory(out, attempt), lost)
+    if not retries.again(failure, _newest(folder, stage)):
+        if failure.unforeseen:
+            raise error
+        raise Ended(_ending(stage, failure, retries)) from None
+    return failure.words
 
 
 def _claim(folder: RunFolder, stage: str, after: int | None = None) -> int:
@@ -113,6 +129,7 @@ def _trainer(
     # A worker that answers no call from outside is given up, and so is a start that Ray would repeat for ever.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_s + TELL_S)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_s)
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(POLL_S)  # by default a lost worker is noticed after 2 s
     config = {
         "run": folder.uri, "stage": stage, "epoch": epoch, "attempt": attempt, "resources": resources, "trainings": trainings,
         "console": out,

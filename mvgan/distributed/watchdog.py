@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.config import Resources
 from mvgan.distributed.console import Console
-from mvgan.distributed.resources import NoRoom, demand, describe, nodes, oom_kills
+from mvgan.distributed.resources import NoRoom, answering, demand, describe, nodes, oom_kills
 from mvgan.distributed.stop import awaited
 from mvgan.storage.uri import Store
 
@@ -94,11 +94,16 @@ def _rooms(out: Console, attempt: int) -> list[Room]:
     return [Room(controller, group) for controller, group in zip(controllers, groups, strict=False)]
 
 
-def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console, placed: Callable[[Room], None]) -> None:
+def bound(
+    fit: Callable[[], Any], stage: str, attempt: int, resources: Resources, out: Console, placed: Callable[[Room], None],
+    look: Callable[[set[str], bool], str],
+) -> None:  # fmt: skip
     """Call `fit`, whose workers must begin within `resources.start_s`, then `placed` once they have, and raise what `fit` raises.
 
-    Raises NoRoom when they do not begin: Ray would wait for ever for a node that does not come back. At a Stop the workers commit and end.
+    Raises NoRoom when they do not begin: Ray would wait for ever for a node that does not come back. At a Stop the workers commit and end,
+    and so they do when `look`, which is told their nodes and whether all have begun, says why they should. What it raises is raised.
     """
+    out.stop("")
     outcome: list[BaseException] = []
 
     def run() -> None:
@@ -125,6 +130,8 @@ def bound(fit: Callable[[], Any], stage: str, attempt: int, resources: Resources
                     if ready < resources.workers:
                         raise stop  # there is nothing to commit
                     out.stop(stop.why)
+                if stop is None and (why := look({note.node_id for note in _begun(out, attempt)}, ready == resources.workers)):
+                    out.stop(why)
                 thread.join(POLL_S)
             for error in outcome:
                 if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
@@ -158,9 +165,16 @@ def _not_begun(stage: str, ready: int, resources: Resources) -> str:
     )
 
 
+def lost_hosts(out: Console, attempt: int) -> list[str]:
+    """Hosts of the attempt's workers that take no connection."""
+    there = answering()
+    return sorted({note.host for note in _begun(out, attempt) if note.node_id not in there})
+
+
 def killed_for_memory(out: Console, attempt: int) -> list[str]:
     """Hosts of the attempt's workers whose kernel has killed a process for want of memory since they began; lost ones say nothing."""
-    before = {note.node_id: note for note in _begun(out, attempt)}
+    standing = answering()
+    before = {note.node_id: note for note in _begun(out, attempt) if note.node_id in standing}
     ask: Any = ray.remote(num_cpus=0, max_retries=0)(oom_kills)
     there = {node_id: NodeAffinitySchedulingStrategy(node_id, soft=False) for node_id in before}
     asked = {node_id: ask.options(scheduling_strategy=place).remote() for node_id, place in there.items()}

@@ -55,7 +55,7 @@ def test_a_node_that_nothing_replaces_ends_the_run_in_time(scene: Scene) -> None
     scene.machines.lose(scene.machines.node_of_a_worker())
     assert driver.wait(LAST_S) == 1, scene.said("alone")
     last = scene.said("alone").splitlines()[-1]
-    assert last.startswith("error: pairs: 0 of 2 workers have begun within 30 s; 2 workers take a CPU each"), last
+    assert last.startswith("error: no room within 30 s: 2 workers take a CPU each"), last
     assert "3 CPUs in all; the cluster has 2 CPUs" in last and "Traceback" not in scene.said("alone")
     refused = scene.start("pairs", "alone")
     assert refused.wait(LAST_S) == 2, "2 CPUs for 2 workers would hang for want of decoding"

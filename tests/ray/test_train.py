@@ -43,7 +43,8 @@ def test_a_shard_damaged_during_training_is_named(folder: RunFolder) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_a_start_that_is_given_up_leaves_nothing_behind(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that still waits for Ray while Ray is shut down would end the driver by a segmentation fault."""
-    monkeypatch.setattr("mvgan.distributed.trainer.check_room", lambda resources: None)
+    monkeypatch.setattr("mvgan.distributed.trainer.check_cluster", lambda resources: None)
+    monkeypatch.setattr("mvgan.distributed.elastic.await_room", lambda resources: resources.workers)
     with pytest.raises(Ended, match="0 of 8 workers have begun within 8 s"):
         train_stage(folder, "pairs", Resources(workers=8, threads=1, start_s=8))
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fit")]

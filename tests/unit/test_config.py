@@ -233,6 +233,8 @@ def test_every_setting_is_explained() -> None:
         (Resources(gpu_share=0), "gpu_share is 0; give the share of a GPU"),
         (Resources(gpu_share=1.5), "gpu_share is 1.5; give the share of a GPU that a task takes, from 0.0001 to 1"),
         (Resources(workers=0), "workers is 0; it must be at least 1"),
+        (Resources(min_workers=-1), "min_workers is -1; it must be at least 0"),
+        (Resources(workers=2, min_workers=3), "min_workers is 3, above workers 2; give fewer, or 0 to wait for all of them"),
         (Resources(threads=-1), "threads is -1"),
         (Resources(max_failures=-2), "max_failures is -2"),
         (Resources(max_missed_commits=0), "max_missed_commits is 0; it must be at least 1"),

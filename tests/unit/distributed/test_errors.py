@@ -138,6 +138,8 @@ def test_the_words_of_a_failure() -> None:
     assert failure_of(lost(OutOfMemoryError(MONITOR)), [], []).words.endswith("its node had 15.21 of 16.00 GB in use")
     assert "host-7" in failure_of(lost(ActorDiedError()), [], ["host-7"]).words
     assert failure_of(lost(ActorDiedError()), [0, 3], []).words == "worker 0, 3 hung"
+    gone = failure_of(WorkerGroupError("", {0: GLOO}), [0], [], ["host-7"])
+    assert gone.words == "host-7 was lost, with the workers there" and not gone.unforeseen
     cuda = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1 GiB is free. See"
     assert failure_of(torch.OutOfMemoryError(cuda), [], []).words == "CUDA out of memory. Tried to allocate 20.00 GiB"
 

@@ -2,13 +2,30 @@
 
 import itertools
 import math
+import socket
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from mvgan.config import InputError, Resources
 from mvgan.distributed import resources as module
-from mvgan.distributed.resources import Node, NoRoom, RoomLost, check_room, fits, oom_kills, worker_threads, workers_here
+from mvgan.distributed.autoscaler import Bundle, Growth, NodeType, growth_of
+from mvgan.distributed.resources import (
+    SETTLE_S,
+    Node,
+    NoRoom,
+    RoomLost,
+    await_room,
+    check_cluster,
+    check_room,
+    could_hold,
+    fits,
+    most_workers,
+    oom_kills,
+    worker_threads,
+    workers_here,
+)
 
 
 def cpus(*numbers: float) -> list[Node]:
@@ -38,10 +55,30 @@ def test_room_equals_placing_one_by_one(workers: int, gpu: bool) -> None:
     assert True in verdicts and False in verdicts
 
 
+class Asked:
+    """What an autoscaler is asked for."""
+
+    ever: ClassVar[list["Asked"]] = []
+
+    def __init__(self, bundles: list[Bundle]) -> None:
+        self.bundles, self.withdrawn = bundles, False
+        self.ever.append(self)
+
+    def keep(self) -> None:
+        assert not self.withdrawn
+
+    def withdraw(self) -> None:
+        self.withdrawn = True
+
+
 def cluster_of(monkeypatch: pytest.MonkeyPatch, whole: list[Node], *free: list[Node]) -> None:
     """A cluster whose free resources are those of `free` at one look after another; the last ones stay."""
     looks = itertools.chain(free, itertools.repeat(free[-1]))
-    monkeypatch.setattr(module, "nodes", lambda: (whole, next(looks)))
+    monkeypatch.setattr(module, "nodes", lambda: (whole, whole))
+    monkeypatch.setattr(module, "standing", lambda: (whole, next(looks)))
+    monkeypatch.setattr(module, "answers_requests", lambda: False)
+    monkeypatch.setattr(module, "growth", lambda: None)
+    monkeypatch.setattr(module, "Ask", Asked)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
@@ -71,7 +108,7 @@ def test_what_others_keep_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None
     cluster_of(monkeypatch, cpus(4), cpus(2))
     clock = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    with pytest.raises(NoRoom, match=r"no room within 20 s: 2 workers .*; free are 2 CPUs on 1 nodes") as raised:
+    with pytest.raises(NoRoom, match=r"no room within 20 s: 2 workers .*, free are 2 CPUs on 1 nodes") as raised:
         check_room(Resources(workers=2, start_s=20))
     assert "\n" not in str(raised.value)
 
@@ -81,6 +118,101 @@ def test_who_waits_without_limit_outlasts_others(monkeypatch: pytest.MonkeyPatch
     clock = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     check_room(Resources(workers=2, start_s=20), math.inf)
+
+
+def test_the_autoscaler_is_asked_for_what_is_missing_and_not_any_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers of a CPU and a GPU each, and half a CPU for the decoding of each."""
+    Asked.ever.clear()
+    room = [Node(4, 2)]
+    cluster_of(monkeypatch, room, [Node(4, 1)], [Node(4, 1)], room)
+    assert await_room(Resources(workers=2, gpu=True)) == 2
+    assert [ask.bundles for ask in Asked.ever] == [[{"CPU": 1, "GPU": 1}] * 2 + [{"CPU": 0.5}] * 2] and Asked.ever[0].withdrawn
+    assert await_room(Resources(workers=2, gpu=True)) == 2 and len(Asked.ever) == 1
+
+
+def test_fewer_workers_begin_when_the_others_find_no_room_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for one, which was lost for a while: the wait for a second one begins when there is room for one again."""
+    now = [0.0]
+    cluster_of(monkeypatch, cpus(4), *[cpus(2)] * 5, cpus(1), cpus(2))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    assert await_room(Resources(workers=2, min_workers=1)) == 1
+    assert now[0] == 6 + SETTLE_S
+    cluster_of(monkeypatch, cpus(4), *[cpus(2)] * 5, cpus(3))
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    assert await_room(Resources(workers=2, min_workers=1)) == 2
+
+
+@pytest.mark.parametrize("fewest", [0, 1, 2, 3])
+def test_most_workers_are_those_that_can_be_placed_one_by_one(fewest: int) -> None:
+    for cluster in [cpus(*sizes) for sizes in itertools.combinations_with_replacement((0.5, 1, 1.5, 2, 4.5), 2)]:
+        counts = [count for count in range(fewest or 3, 4) if places_one_by_one(cluster, count, gpu=False)]
+        assert most_workers(cluster, Resources(workers=3, min_workers=fewest)) == max(counts, default=0)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_a_cluster_may_become_holds_the_workers_if_some_choice_of_nodes_does(gpu: bool) -> None:
+    """Reference: every choice of as many nodes as may be."""
+    sizes = [(1.0, 0.0), (2.0, 0.0), (1.0, 1.0), (4.0, 2.0), (2.0, 4.0)]
+    for pair in itertools.combinations(sizes, 2):
+        for most, each, workers in itertools.product((0, 1, 2, 3), (1, 2), (1, 2, 3)):
+            grown = Growth(tuple(NodeType({"CPU": cpu, "GPU": gpus}, each) for cpu, gpus in pair), most)
+            every = [Node(cpu, gpus) for cpu, gpus in pair for _ in range(each)]
+            choices = [list(some) for some in itertools.combinations(every, min(most, len(every)))]
+            wanted = any(places_one_by_one(some, workers, gpu) for some in choices)
+            assert could_hold(grown, Resources(workers=workers, gpu=gpu)) == wanted, (grown, workers)
+
+
+CONFIG = {
+    "max_workers": 3, "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 64}}, "decode": {"resources": {"CPU": 4}, "max_workers": 1},
+        "gpu": {"resources": {"CPU": 2, "GPU": 1}},
+    },
+}  # fmt: skip
+
+
+def test_what_the_launchers_configuration_lets_a_cluster_become() -> None:
+    """A kind without a bound of its own has that of all; the head is there already."""
+    assert growth_of(CONFIG) == Growth((NodeType({"CPU": 4}, 1), NodeType({"CPU": 2, "GPU": 1}, 3)), 3)
+
+
+@pytest.mark.parametrize(("workers", "fewest", "held"), [(3, 0, True), (4, 0, False), (4, 3, True)])
+def test_a_cluster_that_may_grow_is_refused_only_what_it_can_never_hold(
+    workers: int, fewest: int, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster_of(monkeypatch, cpus(0), cpus(0))
+    monkeypatch.setattr(module, "growth", lambda: growth_of(CONFIG))
+    resources = Resources(workers=workers, min_workers=fewest, gpu=True)
+    if held:
+        check_cluster(resources)
+    else:
+        with pytest.raises(
+            InputError, match=r"4 workers take a CPU and a GPU each .*; the cluster has 0 CPUs .* at most 3 nodes beside the head"
+        ):
+            check_cluster(resources)
+
+
+def test_nodes_that_leave_or_take_no_connection_are_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is being taken away, one that was lost a moment ago, one that is dead, and one that is there."""
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as lost:
+        ports = {"stays": there.getsockname()[1], "leaves": there.getsockname()[1], "lost": lost.getsockname()[1], "dead": 1}
+        lost.close()
+        listed: list[dict[str, Any]] = [
+            {
+                "NodeID": name,
+                "Alive": name != "dead",
+                "NodeManagerAddress": "127.0.0.1",
+                "NodeManagerPort": port,
+                "Resources": {"CPU": size},
+            }
+            for size, (name, port) in enumerate(ports.items(), 1)
+        ]
+        monkeypatch.setattr("ray.nodes", lambda: listed)
+        monkeypatch.setattr(module, "draining", lambda: {"leaves": 0})
+        monkeypatch.setattr(module, "available_resources_per_node", lambda: {"stays": {"CPU": 0.5}})
+        assert module.standing() == (cpus(1), cpus(0.5))
+        assert module.nodes() == (cpus(1, 3), cpus(0.5, 0))
 
 
 @pytest.mark.parametrize(

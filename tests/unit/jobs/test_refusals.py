@@ -162,7 +162,7 @@ def test_a_cluster_without_room_is_told_before_ingest(clips: str, tmp_path: Path
         raise InputError("1 workers take a CPU and a GPU each; the cluster has 4 CPUs and 0 GPUs")
 
     monkeypatch.setattr("jobs.pipeline.session", session)
-    monkeypatch.setattr("jobs.pipeline.check_room", no_room)
+    monkeypatch.setattr("jobs.pipeline.check_cluster", no_room)
     monkeypatch.setattr("jobs._source.ingest", pytest.fail)
     flags = jobs.pipeline.Flags(
         preset="smoke",
