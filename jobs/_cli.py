@@ -19,7 +19,7 @@ import yaml
 
 from jobs._secrets import refuse_in_job
 from mvgan.config import Ended, InputError, Resources, Run, from_dict, to_dict
-from mvgan.presets import preset
+from mvgan.presets import preset, profile
 from mvgan.storage.run import read_run
 from mvgan.storage.uri import Unreachable, open_store
 from mvgan.validation import validate, validate_resources
@@ -34,7 +34,17 @@ UNUSABLE = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Machines:
+    """Flags of every verb that computes on a cluster."""
+
+    profile: str = "laptop"
+    """Where it is computed, to start from: laptop (one worker, CPU), one-gpu, node8 (8 GPUs), multi-node (16 GPUs) or spot (8 GPUs that
+    may be taken away). The flags below go before it."""
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+
+
+@dataclass(frozen=True)
+class Settings(Machines):
     """Flags of every verb that has a config."""
 
     preset: str = "demo"
@@ -46,7 +56,6 @@ class Settings:
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what would run, with sizes and counts, and touch nothing."""
     settings: Annotated[Run, tyro.conf.arg(name="")] = field(default_factory=Run)
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
     def check(self) -> None:
         """Raise InputError for settings that fit no run; a verb that trains by others than these checks those."""
@@ -140,11 +149,12 @@ def flag_value(flag: str, kind: Any, text: str) -> Any:
 
 def parse(flags: type[T], argv: list[str], description: str) -> T:
     """Flags over config file over preset (or, with --run, over the run's own config). Raises InputError."""
+    defaults: dict[str, Any] = {"resources": profile(_early(argv, "--profile").profile or "laptop")} if issubclass(flags, Machines) else {}
     if not issubclass(flags, Settings):
-        arguments = _flags(flags, argv, description, None)
+        arguments = _flags(flags, argv, description, flags(**defaults) if defaults else None)
         _refuse_empty(arguments)
         return arguments
-    defaults: dict[str, Any] = {"settings": _base(argv)}
+    defaults["settings"] = _base(argv)
     if "--print-config" in argv:  # shows settings alone: what only a run needs may be left away
         defaults |= {f.name: "" for f in dataclasses.fields(flags) if f.default is tyro.MISSING}
     arguments = _flags(flags, argv, description, flags(**defaults))
@@ -216,11 +226,16 @@ class _EarlyParser(argparse.ArgumentParser):
         raise InputError(f"{message}; see --help")
 
 
-def _base(argv: list[str]) -> Run:
+def _early(argv: list[str], *flags: str) -> argparse.Namespace:
+    """The values of these flags alone, None for those that are not given."""
     early = _EarlyParser(add_help=False, allow_abbrev=False)
-    for flag in ("--preset", "--config", "--run"):
+    for flag in flags:
         early.add_argument(flag)
-    known, _ = early.parse_known_args([argument for argument in argv if argument not in ("-h", "--help")])
+    return early.parse_known_args([argument for argument in argv if argument not in ("-h", "--help")])[0]
+
+
+def _base(argv: list[str]) -> Run:
+    known = _early(argv, "--preset", "--config", "--run")
     if known.run and (known.preset or known.config):
         raise InputError("--run names a run with a config of its own; leave --preset and --config away")
     run = read_run(known.run).run if known.run else preset(known.preset or "demo")

@@ -1,13 +1,10 @@
 """Whether a cluster, or this machine, is fit for a run."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
 
-import tyro
-
-from jobs._cli import main
-from mvgan.config import Ended, InputError, Resources
+from jobs._cli import Machines, main
+from mvgan.config import Ended, InputError
 from mvgan.distributed.doctor import Plan, examine
 from mvgan.distributed.resources import session
 from mvgan.doctor.findings import fits, merged, table
@@ -16,7 +13,7 @@ from mvgan.validation import validate_resources
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(Machines):
     """Flags of this verb."""
 
     storage: str | None = None
@@ -28,7 +25,6 @@ class Flags:
     until they have been idle. 0 takes the nodes that there are."""
     answer_s: float = 60
     """Seconds within which a node must have answered each question, and the workers must have begun."""
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
 
 def run(flags: Flags) -> None:

@@ -1,13 +1,13 @@
 """Score a run, or its commits, by a named protocol."""
 
 import json
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
-from jobs._cli import main
-from mvgan.config import InputError, Resources
+from jobs._cli import Machines, main
+from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.evaluate import evaluate
 from mvgan.distributed.resources import session
@@ -22,7 +22,7 @@ from mvgan.validation import validate_resources
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(Machines):
     """Flags of this verb."""
 
     run: str = tyro.MISSING
@@ -48,7 +48,6 @@ class Flags:
     """Hash that this file must have."""
     seed: int | None = None
     """Of the choice of real samples and of the generated ones; without it 0."""
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
 
 def run(flags: Flags) -> None:

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from jobs._board import ENDINGS, MAX_CELLS, Board, Kind, Video, kind_of, parse_grid, parse_numbers
-from jobs._cli import main
+from jobs._cli import Machines, main
 from mvgan.batch import MANIFEST, Batch, Format, begin, exported_sha256, groups_of
 from mvgan.config import InputError, Resources
 from mvgan.distributed.generate import generate
@@ -45,7 +45,7 @@ Content = tuple[int, Tensor | None]
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(Machines):
     """Flags of this verb."""
 
     run: str = tyro.MISSING
@@ -89,7 +89,6 @@ class Flags:
     out: str = "video.mp4"
     """File that ends in .mp4, .webm or .gif (one that exists is replaced), or in .png (a row per video, its frames side by side), or a new
     or empty folder for PNG frames."""
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
 
 
 def run(flags: Flags) -> None:

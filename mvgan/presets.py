@@ -1,9 +1,12 @@
-"""Presets: functions that return a Run. The docstring gives the command, the hardware and where figures come from."""
+"""Presets: functions that return a Run. The docstring gives the command, the hardware and where figures come from.
+
+And profiles: where a run is computed.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from mvgan.config import Codes, InputError, Network, Pairs, Run, Video
+from mvgan.config import Codes, InputError, Network, Pairs, Resources, Run, Video
 
 
 def demo() -> Run:
@@ -154,3 +157,22 @@ def preset(name: str) -> Run:
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+PROFILES = {
+    "laptop": Resources(),
+    "one-gpu": Resources(gpu=True),
+    "node8": Resources(workers=8, gpu=True),
+    # Nodes that are only started when they are asked for take their time.
+    "multi-node": Resources(workers=16, gpu=True, start_s=1800),
+    # Nodes come and go: whoever is left goes on, and it is no failure of the run to wait an hour for a machine.
+    "spot": Resources(workers=8, min_workers=1, gpu=True, start_s=3600, max_failures=10),
+}
+"""Resources by name; flags go before them."""
+
+
+def profile(name: str) -> Resources:
+    """The Resources of a profile. Raises InputError for an unknown name."""
+    if name not in PROFILES:
+        raise InputError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]

@@ -9,9 +9,9 @@ import torch
 from mvgan.config import InputError
 from mvgan.nets.discriminator import Discriminator
 from mvgan.nets.generator import Generator
-from mvgan.presets import PRESETS, preset
+from mvgan.presets import PRESETS, PROFILES, preset
 from mvgan.train.session import num_shards, plan_of
-from mvgan.validation import validate
+from mvgan.validation import validate, validate_resources
 
 
 PAPER = {"ucf101": (32, 5, 13320), "faceforensics": (16, 45, 704), "skytimelapse": (32, 20, 2376)}
@@ -86,3 +86,8 @@ def test_figures_of_the_demo_are_those_of_its_preset(page: str) -> None:
     text, run = Path(__file__).parents[2].joinpath(page).read_text(), preset("demo")
     assert f"{run.pairs.total_kimg:g} kimg of stage 1 and {run.video.total_clips:,} clips of stage 3" in " ".join(text.split())
     assert f"steps of {run.video.residual:g} along the codes" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_hold(name: str) -> None:
+    assert validate_resources(PROFILES[name]) == PROFILES[name]

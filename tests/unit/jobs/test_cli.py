@@ -16,10 +16,10 @@ import tyro
 import yaml
 
 from jobs._cli import Place, Settings, main, parse
-from mvgan.config import InputError, Network, Run, from_dict, to_dict
+from mvgan.config import InputError, Network, Resources, Run, from_dict, to_dict
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
-from mvgan.presets import PRESETS, preset
+from mvgan.presets import PRESETS, PROFILES, preset
 from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.run import open_run
 from mvgan.train.committer import MissedCommits
@@ -94,6 +94,14 @@ def test_flags_go_over_the_config_file_and_that_over_the_preset(tmp_path: Path) 
     assert (found.resolution, found.seed, found.interval, found.num_codes) == (64, 7, (2, 3), 3)
     assert (found.pairs.lr, found.pairs.batch) == (0.01, 8)
     assert found.network == preset("smoke").network and found.pairs.total_kimg == preset("smoke").pairs.total_kimg
+
+
+def test_flags_go_over_the_profile() -> None:
+    spot = flags("--data", "d", "--profile", "spot", "--workers", "4").resources
+    assert (spot.workers, spot.min_workers, spot.gpu, spot.start_s) == (4, 1, True, 3600)
+    assert flags("--data", "d").resources == PROFILES["laptop"] == Resources()
+    with pytest.raises(InputError, match=r"unknown profile 'lap'; choose one of laptop, "):
+        flags("--data", "d", "--profile", "lap")
 
 
 @pytest.mark.parametrize("name", PRESETS)
