@@ -69,7 +69,15 @@ def peak_of(rows: Iterator[tuple[int, np.ndarray]], windows: int) -> Store:
     return store
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.fixture(scope="module")
+def freed_at_once() -> Iterator[None]:
+    """Objects leave the store as they are freed. By default Ray gathers those of a second, which are as many as were decoded in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_free_objects_period_milliseconds", "20")
+        yield
+
+
+@pytest.mark.usefixtures("freed_at_once", "ray_session")
 def test_ten_times_the_windows_fill_the_store_no_more(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """2,000 windows are 6 times, 20,000 are 60 times what the stream may keep, in several executions of Ray Data."""
     monkeypatch.setattr(data, "TASKS_PER_SEGMENT", 50)
