@@ -36,7 +36,8 @@ execution begins when this one is read: training then waits for its first block.
 
 STORE_SHARE = 0.25
 """Share of the object store that the streams of all workers may fill together. While the block that is read next is missing,
-Ray lets the tasks that run give the rest of theirs beyond it: at most half as much again."""
+Ray lets the tasks that run give the rest of theirs beyond it: at most half as much again. And what was read stays until Ray frees it,
+once a second: as much as was decoded in that time."""
 
 
 @dataclass(frozen=True)
