@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvgan.distributed.notice import drain_command
 from tests.short_run import ROOT, SHORT
 
 
@@ -106,9 +107,7 @@ class Machines:
 
     def drain(self, node: Any, deadline_s: int) -> None:
         """Say that a node will be taken away, as a cloud does of a spot machine."""
-        ray = str(Path(sys.executable).parent / "ray")
-        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(deadline_s)]
-        line = [ray, "drain-node", "--address", self.cluster.address, "--node-id", node.node_id, *reason]
+        line = drain_command(deadline_s, "--address", self.cluster.address, "--node-id", node.node_id)
         subprocess.run(line, env=self.environment(), check=True, timeout=LAST_S)
 
     def workers(self, node: Any = None) -> list[int]:
