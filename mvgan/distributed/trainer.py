@@ -24,6 +24,7 @@ from mvgan.distributed.elastic import Changed, Elastic
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, has_stopped, raise_lasting
 from mvgan.distributed.metrics import exported
 from mvgan.distributed.resources import check_cluster, this_node, worker_threads, workers_here
+from mvgan.distributed.stop import raise_asked
 from mvgan.distributed.watchdog import POLL_S, Hung, Room, TellLeader, began, bound, killed_for_memory, lost_hosts, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
@@ -84,6 +85,7 @@ def _fit(folder: RunFolder, stage: str, resources: Resources, beside: Beside) ->
                     words = f"{elastic.why}; it has committed"
                 else:
                     words = _answer(error, folder, stage, attempt, out, retries, rollbacks)
+            raise_asked()  # what a change or a failure went before comes again only AGAIN_S later
             out.say(f"{stage}: {words}; starting the workers again from the newest commit")
             epoch = _claim(folder, stage, epoch)
 
