@@ -84,7 +84,6 @@ def test_an_error_of_the_block_comes_before_it() -> None:
 
 
 def test_what_an_error_went_before_is_raised_when_asked_for() -> None:
-    raise_asked()
     told = []
 
     def work() -> None:
