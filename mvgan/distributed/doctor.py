@@ -13,9 +13,8 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import RunConfig, ScalingConfig
+from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -26,7 +25,7 @@ from mvgan.distributed.errors import failure_of
 from mvgan.distributed.probe import Facts, Probe
 from mvgan.distributed.resources import Node, NoRoom, bundles, decoding_places, demand, describe, fits, nodes, places
 from mvgan.distributed.tasks import ALL_VISIBLE
-from mvgan.distributed.watchdog import TellLeader, began, bound
+from mvgan.distributed.watchdog import began, bound, limit_ray_train, run_once
 from mvgan.doctor.exchange import all_reduce_s
 from mvgan.doctor.facts import Access, begin, new_folder, remove, versions
 from mvgan.doctor.findings import Finding, access, clock, exchange, gpus, same_versions, shared_memory, spill_disk
@@ -287,19 +286,13 @@ def _all_reduce(plan: Plan) -> Finding:
 
 def _trainer(resources: Resources, out: Console, notes: str) -> TorchTrainer:
     timeout_s = round(resources.start_s)
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(2 * timeout_s)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout_s)
+    limit_ray_train(2 * timeout_s, timeout_s)
     return TorchTrainer(
         _worker,  # type: ignore[arg-type]  # what it returns becomes `return_value`
         train_loop_config={"console": out},
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=timeout_s),
         scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(
-            name="doctor",
-            storage_path=notes,
-            callbacks=[TellLeader(out, 0)],  # type: ignore[list-item]  # Ray takes its internal kinds too
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-        ),
+        run_config=run_once("doctor", 0, out, notes),
     )
 
 
