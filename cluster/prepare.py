@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from jobs._secrets import INSTEAD, refuse_in_command, refuse_in_variables
 from mvgan.config import InputError
 
 
@@ -79,8 +80,20 @@ def check(text: str) -> None:
         document = yaml.safe_load(text)  # JSON is YAML too
     except yaml.YAMLError as error:
         raise InputError(f"no YAML: {' '.join(str(error).split())}") from None
+    _check_secrets(document)
     if isinstance(document, dict) and "cluster_name" in document:
         check_launcher(document)
+
+
+def _check_secrets(value: Any) -> None:
+    """No word of a file, and no variable that it sets, looks like a secret."""
+    what_to_do = f"and whoever has the file, or asks the cluster, has it; leave it away: {INSTEAD}"
+    if isinstance(value, str):
+        refuse_in_command(value.split(), {}, what_to_do)
+    if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(value.get("value"), str):  # a variable of a pod
+        refuse_in_variables({value["name"]: value["value"]}, {}, what_to_do)
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_secrets(part)
 
 
 def check_launcher(config: dict[str, Any]) -> None:
@@ -89,8 +102,7 @@ def check_launcher(config: dict[str, Any]) -> None:
     if not config.get("available_node_types"):
         raise InputError("available_node_types is missing, for which Ray takes machines of its own choice; name the kinds of nodes")
     _check_starts(config)
-    if "@sha256:" not in config.get("docker", {}).get("image", ""):
-        raise InputError("docker.image has no digest, so nodes could run different images; give name@sha256:...")
+    _check_docker(config.get("docker") or {}, config.get("file_mounts") or {})
     for name, kind in config["available_node_types"].items():
         is_head = name == config["head_node_type"]
         if config["provider"]["type"] == "aws":
@@ -99,6 +111,16 @@ def check_launcher(config: dict[str, Any]) -> None:
             face.get("accessConfigs") for face in kind["node_config"].get("networkInterfaces") or [{"accessConfigs": 1}]
         ):
             raise InputError(f"{name}: a worker would get a public address; give networkInterfaces without accessConfigs")
+
+
+def _check_docker(docker: dict[str, Any], mounts: dict[str, str]) -> None:
+    images = {name: docker[name] for name in ("image", "head_image", "worker_image") if docker.get(name)}
+    for name, image in images.items() if images else [("image", "")]:
+        if "@sha256:" not in image:
+            raise InputError(f"docker.{name} has no digest, so nodes could run different images; give name@sha256:...")
+    for source in mounts.values():
+        if re.search(r"(^|/)\.(aws|ssh|azure|kube|config/gcloud)(/|$)", source):
+            raise InputError(f"file_mounts copies {source} to all nodes, which holds your own keys; leave it away: {INSTEAD}")
 
 
 def _check_by_ray(config: dict[str, Any]) -> None:
@@ -122,7 +144,7 @@ def _check_starts(config: dict[str, Any]) -> None:
             raise InputError(f"{role}_start_ray_commands has no `ray start`; Ray's own would open the dashboard to all")
         for line in starts:
             options = start_options(line.split("ray start", 1)[1])
-            if "RAY_AUTH_MODE=token" not in line.split("ray start", 1)[0]:
+            if not re.search(r"\bRAY_AUTH_MODE=token(\s|$)", line.split("ray start", 1)[0]):
                 raise InputError(f"{role}_start_ray_commands: put RAY_AUTH_MODE=token before `ray start`, or Ray may listen to everyone")
             if not options["head"] and role == "head":
                 raise InputError("head_start_ray_commands: `ray start` lacks --head")

@@ -12,8 +12,8 @@ from mvgan.config import InputError
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The variable in which Ray tells a driver that was submitted as a job what it was submitted with."""
 
-WORDS = {"SECRET", "SECRETS", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "APIKEY", "KEY", "KEYS"}
-"""In the names of variables and flags whose values are secret."""
+WORD = r"\w*(SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY|ACCESSKEY|SECRETKEY)S?|\w*TOKEN|KEYS?|AUTHORIZATION|PWD"
+"""A word in the names of variables and flags whose values are secret."""
 
 NO_SECRET = {"PUBLIC", "KMS"}
 """Beside one of these a word says nothing."""
@@ -21,13 +21,14 @@ NO_SECRET = {"PUBLIC", "KMS"}
 PLACES = {"PATH", "FILE", "DIR", "MODE"}
 """At the end of the names of what tells only where a secret is, or of which kind."""
 
-GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
-"""The name of a path, unlike what it says."""
+NO_SECRET_NAMES = {"GOOGLE_APPLICATION_CREDENTIALS", "PWD"}
+"""Names of paths, unlike what they say."""
 
 SHAPES = {
     "an AWS access key id": r"\b(AKIA|ASIA)[A-Z0-9]{16}\b",
     "a signed URL": r"(?i)x-(amz|goog)-(signature|credential|security-token)=|[?&](sig|signature)=[\w%+/-]{20}",
-    "a URL with a password": r"(?i)[a-z][a-z0-9+.-]*://[^/?#\s@:]*:[^/?#\s@]+@",
+    "a URL with a password": r"(?i)(https?://[^/?#\s@]+|[a-z][a-z0-9+.-]*://[^/?#\s@:]*:[^/?#\s@]+)@",  # of https a name alone is a token
+    "a header that authorizes": r"(?i)\b(bearer|basic)\s+[\w+/=.-]{8}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a key of a storage account": r"(?i)AccountKey=",
     "a token of Hugging Face": r"\bhf_[A-Za-z0-9]{20,}",
@@ -35,9 +36,9 @@ SHAPES = {
     "a token of Slack": r"\bxox[abeoprs]-[\w-]{10,}",
     "a key of Google": r"\bAIza[\w-]{35}",
     "a key of Weights & Biases": r"\bwandb_v1_\w{20,}|^(local-)?[0-9a-f]{40}$",
-    "a key of an API": r"\bsk-[\w-]{20,}",
+    "a key of an API": r"\bsk-(?=[\w-]*[0-9])(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{20,}",
     "a JSON web token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.",
-    "an AWS secret access key": r"^(?!/)(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9/+]{40}$",
+    "an AWS secret access key": r"^(?![a-z_.-]*/)(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9/+]{40}$",
 }
 """Secrets that are known by their shape alone."""
 
@@ -50,7 +51,8 @@ INSTEAD = "nodes find S3 by their role, and trackers by variables that the nodes
 def is_secret_name(name: str) -> bool:
     """Whether the name of a variable or flag says that its value is secret."""
     words = [word.upper() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
-    return bool(WORDS & {*words}) and not NO_SECRET & {*words} and words[-1] not in PLACES and name != GOOGLE
+    telling = any(re.fullmatch(WORD, word) for word in words)
+    return telling and not NO_SECRET & {*words} and words[-1] not in PLACES and name not in NO_SECRET_NAMES
 
 
 def secret_in(name: str, value: str, own: Mapping[str, str]) -> str | None:
@@ -96,11 +98,13 @@ def refuse_in_job(words: Sequence[str], environment: Mapping[str, str] = os.envi
     if JOB not in environment:
         return
     told = f"and Ray has kept it, in its API and logs: revoke it, and submit without it; {INSTEAD}"
-    runtime_env = json.loads(environment[JOB]).get("runtime_env") or {}
+    job = json.loads(environment[JOB])
+    runtime_env = job.get("runtime_env") or {}
     variables = runtime_env.pop("env_vars", None) or {}
     own = {name: value for name, value in environment.items() if name not in variables}
     refuse_in_variables(variables, own, told)
     refuse_in_variables(dict(_texts("runtime_env", runtime_env)), own, told)
+    refuse_in_variables(dict(_texts("metadata", job.get("metadata") or {})), own, told)
     refuse_in_command(words, own, told)
 
 

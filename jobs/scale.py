@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from jobs._cli import Settings, main
 from mvgan.config import InputError, Resources
+from mvgan.presets import profile
 from mvgan.scaling.cluster import Cluster, Videos
 from mvgan.scaling.simulate import lines, simulate
 from mvgan.scaling.sweep import sweep_lines
@@ -29,7 +30,8 @@ READS = ("workers", "gpu")
 def run(flags: Flags) -> None:
     """Simulate and print."""
     for setting in dataclasses.fields(Resources):
-        if setting.name not in READS and getattr(flags.resources, setting.name) != setting.default:
+        given = getattr(flags.resources, setting.name) != getattr(profile(flags.profile), setting.name)
+        if setting.name not in READS and given:
             raise InputError(f"the simulation reads no --{setting.name.replace('_', '-')}; leave it away")
     answer = simulate(flags.settings, flags.resources.workers, flags.cluster, flags.videos)
     said = list(lines(answer, flags.settings, flags.cluster))

@@ -14,8 +14,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
-from cluster.prepare import start_options
+from cluster.prepare import check, start_options
+from mvgan.config import InputError
 from tests.unit.cluster.files import CLUSTER, REMOVE, load, pinned, spoil
 
 
@@ -121,6 +123,17 @@ def test_the_job_is_a_command_of_mvgan() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "resolution:" in done.stdout
+    from jobs._cli import parse
+    from jobs.pipeline import Flags
+
+    assert parse(Flags, arguments[2:], "").resources.gpu, "it would train on CPUs, beside the GPU nodes"
+
+
+def test_a_variable_with_a_secret_is_refused() -> None:
+    document = load(JOB_FILE)
+    spoil(document, f"spec/rayClusterSpec/{HEAD}/containers/0/env", [{"name": "AWS_SECRET_ACCESS_KEY", "value": "abcdefgh"}])
+    with pytest.raises(InputError, match="AWS_SECRET_ACCESS_KEY of the job looks like a secret"):
+        check(yaml.safe_dump(document))
 
 
 def test_versions_are_those_of_the_constraints() -> None:

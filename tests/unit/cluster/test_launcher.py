@@ -46,6 +46,12 @@ ON_BOTH = [
     (WORKER_START, "ray start --address=$RAY_HEAD_IP:6379", "RAY_AUTH_MODE=token"),
     ("head_start_ray_commands", REMOVE, "Ray's own would open the dashboard"),
     ("docker/image", "mvgan:latest", "no digest"),
+    ("docker/head_image", "mvgan:latest", "docker.head_image has no digest"),
+    ("docker/worker_image", "mvgan:latest", "docker.worker_image has no digest"),
+    (WORKER_START, "RAY_AUTH_MODE=tokenx ray start --address=$RAY_HEAD_IP:6379", "RAY_AUTH_MODE=token"),
+    ("docker/run_options", ["-e AWS_SECRET_ACCESS_KEY=abcdefgh"], "AWS_SECRET_ACCESS_KEY looks like a secret"),
+    ("setup_commands", ["export WANDB_API_KEY=abcdefgh"], "WANDB_API_KEY looks like a secret"),
+    ("file_mounts", {"/home/mvgan/.aws": "~/.aws"}, "your own keys"),
 ]
 ON_AWS = [
     (f"{HEAD}/InstanceTyp", "m7i.xlarge", "AWS refuses.*InstanceTyp"),
@@ -83,7 +89,7 @@ def test_a_planted_error_is_caught(name: str, path: str, value: Any, said: str) 
     config = load(name)
     spoil(config, path, value)
     with pytest.raises(InputError, match=said) as caught:
-        check_launcher(config)
+        check(yaml.safe_dump(config))
     assert "\n" not in str(caught.value)
 
 

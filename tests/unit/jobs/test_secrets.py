@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,12 +18,13 @@ CANARY = "c4n4ry" * 4
 NAMES = """
 AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID AWS_SESSION_TOKEN WANDB_API_KEY HF_TOKEN HUGGING_FACE_HUB_TOKEN MLFLOW_TRACKING_PASSWORD
 MLFLOW_TRACKING_TOKEN RAY_AUTH_TOKEN AZURE_STORAGE_KEY DB_PASSWORD MY_SECRET clientSecret api-key apikey GITHUB_TOKEN
+PGPASSWORD MYSQL_PWD DB_PASSWORDS SECRETKEY ACCESSTOKEN AUTHORIZATION
 """.split()
 
 PLAIN_NAMES = """
 AWS_ENDPOINT_URL AWS_REGION AWS_PROFILE AWS_SHARED_CREDENTIALS_FILE AWS_WEB_IDENTITY_TOKEN_FILE RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH
 TOKENIZERS_PARALLELISM MAX_TOKENS MLFLOW_TRACKING_URI MLFLOW_TRACKING_USERNAME OMP_NUM_THREADS NCCL_DEBUG KEYBOARD AWS_KMS_KEY_ID
-GOOGLE_APPLICATION_CREDENTIALS SSH_PUBLIC_KEY PYTHONPATH
+GOOGLE_APPLICATION_CREDENTIALS SSH_PUBLIC_KEY PYTHONPATH PWD OLDPWD
 """.split()
 
 VALUES = [
@@ -45,6 +46,8 @@ VALUES = [
     "0123456789abcdef0123456789abcdef01234567",  # Weights & Biases
     "local-0123456789abcdef0123456789abcdef01234567",
     "sk-" + "a1B2" * 8,
+    "https://glpat-abcdef@host/x",
+    "Authorization: Bearer c4n4ryc4n4ry",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
 ]
 
@@ -53,7 +56,7 @@ PLAIN_VALUES = [
     "0123456789abcdef" * 4,  # --features-sha256
     "s3://bucket/runs/0123456789abcdef0123456789abcdef01234567",  # the hash of a commit in a path
     "/data/Videos/of/The/Year/2024/And/More/x1"[:40], "disk-benchmark-of-the-new-machines", "forward:3",
-    "gcs://_ray_pkg_0123456789abcdef.zip",
+    "gcs://_ray_pkg_0123456789abcdef.zip", "runs/Faces2024Interval4/Res128/pairs/abc"[:40].ljust(40, "d"), "sk-timelapse-64px-interval-4-5",
 ]  # fmt: skip
 
 
@@ -122,9 +125,9 @@ def test_no_flag_of_ours_is_named_like_a_secret(verb: str) -> None:
     assert names and not [name for name in names if is_secret_name(name)]
 
 
-def job(**runtime_env: Any) -> dict[str, str]:
+def job(metadata: Mapping[str, str] = {}, **runtime_env: Any) -> dict[str, str]:
     """The environment of a driver that was submitted with this."""
-    return {JOB: json.dumps({"runtime_env": runtime_env, "metadata": {}})}
+    return {JOB: json.dumps({"runtime_env": runtime_env, "metadata": metadata})}
 
 
 PLAIN_JOB = job(
@@ -144,6 +147,7 @@ def test_a_job_without_secrets_and_no_job() -> None:
         (job(env_vars={"HF_TOKEN": CANARY}) | {"HF_TOKEN": CANARY}, [], "the variable HF_TOKEN of the job looks like a secret (by"),
         (job(env_vars={"X": CANARY}) | {"X": CANARY, "MY_PASSWORD": CANARY}, [], "the variable X of the job"),
         (job(pip=["--extra-index-url", "https://me:hunter22@host/simple"]), [], "the variable runtime_env.pip.1 of the job"),
+        (job({"password": CANARY}), [], "the variable metadata.password of the job"),
         (PLAIN_JOB, ["--videos", "s3://user:hunter22@bucket/v"], "--videos looks"),
         (PLAIN_JOB | {"AWS_SECRET_ACCESS_KEY": CANARY}, ["--name", CANARY], "--name looks like a secret (it holds your AWS_SECRET_"),
     ],
