@@ -12,7 +12,7 @@ from mvgan.data.shards import MANIFEST, PLAN
 from mvgan.data.unused import unnamed_shards
 from mvgan.evaluation.subject import KEPT
 from mvgan.storage.gc import Leftover, collect_objects, collect_run, collect_unfinished
-from mvgan.storage.holder import held, refuse_held
+from mvgan.storage.holder import CLEANING, held, refuse_held
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.storage.uri import Store, open_store
 from mvgan.train.kept import FOLDER
@@ -61,7 +61,7 @@ def _clean(store: Store, data: str, folder: RunFolder | None, flags: Flags) -> l
             if flags.dry_run:
                 refuse_held(place, SILENCE_S)
             else:
-                stack.enter_context(held(place, "gc", SILENCE_S))
+                stack.enter_context(held(place, CLEANING, SILENCE_S))
         if folder:
             found += collect_run(folder, flags.dry_run)
             found += collect_objects(store, "weights kept for an evaluation", store.list(f"{KEPT}/"), flags.dry_run)

@@ -29,14 +29,20 @@ def run(flags: Flags) -> None:
         raise InputError(f"--every is {flags.every}; give seconds above 0, or leave it away to look once")
     if flags.dollars_per_hour is not None and not 0 <= flags.dollars_per_hour < math.inf:
         raise InputError(f"--dollars-per-hour is {flags.dollars_per_hour}; give dollars from 0 on")
+    silent = ""
     while True:
         found = look(flags.run)
         print("\n".join(lines(found, flags.dollars_per_hour)), flush=True)
         if flags.every is None or found.complete:
             return
-        if not found.at_work:
+        holder, pause_s = found.holder, flags.every
+        if found.at_work:
+            silent = ""
+        elif holder is None or holder.left or holder.who == silent:
             raise Ended(f"{found.uri}: {state(found)}; the command that trains it goes on with it, and its logs/ have what was said")
-        time.sleep(flags.every)
+        else:  # its storage may have been out of reach for a moment
+            silent, pause_s = holder.who, max(flags.every, holder.dead_s)
+        time.sleep(pause_s)
         print(flush=True)
 
 

@@ -137,7 +137,7 @@ def _read_config(gcs_address: str) -> str | None:
     """On the head: the text of the configuration with which the autoscaler of this cluster was started."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            arguments = path.read_text().split("\0")
+            arguments = os.fsdecode(path.read_bytes()).split("\0")  # of any process, so any bytes
         except OSError:
             continue  # a process that has ended, or another user's
         flags = dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)

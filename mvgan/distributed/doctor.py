@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,20 +13,19 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import RunConfig, ScalingConfig
+from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.config import Resources
+from mvgan.distributed.autoscaler import HEAD, Ask
 from mvgan.distributed.console import Console, console
-from mvgan.distributed.door import ask_cluster
 from mvgan.distributed.errors import failure_of
 from mvgan.distributed.probe import Facts, Probe
-from mvgan.distributed.resources import Node, NoRoom, decoding_places, demand, describe, fits, nodes, places
+from mvgan.distributed.resources import Node, NoRoom, bundles, decoding_places, demand, describe, fits, nodes, places
 from mvgan.distributed.tasks import ALL_VISIBLE
-from mvgan.distributed.watchdog import TellLeader, began, bound
+from mvgan.distributed.watchdog import began, bound, limit_ray_train, run_once
 from mvgan.doctor.exchange import all_reduce_s
 from mvgan.doctor.facts import Access, begin, new_folder, remove, versions
 from mvgan.doctor.findings import Finding, access, clock, exchange, gpus, same_versions, shared_memory, spill_disk
@@ -38,8 +38,6 @@ REQUEST_SHARE = 0.2
 """How long a request to the storage is tried again, of the time in which a node must have answered."""
 POLL_S = 1.0
 DRIVER = "the driver"
-HEAD = "node:__internal_head__"
-"""What Ray calls the head among the resources of a node."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,18 +81,25 @@ def examine(plan: Plan) -> tuple[list[Finding], int]:
             answering = [place for place in stand if place.name in facts]
             found += _of_nodes(answering, facts, plan)
             found += _of_storage(answering, plan)
-        found.append(_all_reduce(plan))
+    found.append(_all_reduce(plan))  # Ray Train asks for its workers itself, and requests add up
     return found, len(stand)
 
 
 @contextmanager
 def _grown(plan: Plan) -> Iterator[None]:
-    """Ask a cluster that can grow for the room, and wait for it; at the end the request is taken back."""
+    """Ask a cluster that can grow for the room, and wait for it; the request holds until the block ends, however long that takes."""
     if not plan.wait_s:
         yield
         return
+    ask, ended = Ask(bundles(plan.resources)), threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(POLL_S):
+            ask.keep()
+
+    keeper = threading.Thread(target=keep, name="mvgan-ask", daemon=True)
+    keeper.start()
     try:
-        ask_cluster(plan.resources, 1)
         has = describe(nodes()[0], plan.resources)
         logger.info("waits up to %g s for nodes: %s; the cluster has %s", plan.wait_s, demand(plan.resources), has)
         deadline = time.monotonic() + plan.wait_s
@@ -102,7 +107,9 @@ def _grown(plan: Plan) -> Iterator[None]:
             time.sleep(POLL_S)
         yield
     finally:
-        ask_cluster(plan.resources, 0)
+        ended.set()
+        keeper.join()  # else it might repeat what has been withdrawn
+        ask.withdraw()
 
 
 @contextmanager
@@ -279,19 +286,13 @@ def _all_reduce(plan: Plan) -> Finding:
 
 def _trainer(resources: Resources, out: Console, notes: str) -> TorchTrainer:
     timeout_s = round(resources.start_s)
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(2 * timeout_s)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout_s)
+    limit_ray_train(2 * timeout_s, timeout_s)
     return TorchTrainer(
         _worker,  # type: ignore[arg-type]  # what it returns becomes `return_value`
         train_loop_config={"console": out},
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo", timeout_s=timeout_s),
         scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(
-            name="doctor",
-            storage_path=notes,
-            callbacks=[TellLeader(out, 0)],  # type: ignore[list-item]  # Ray takes its internal kinds too
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-        ),
+        run_config=run_once("doctor", 0, out, notes),
     )
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mvgan.config import Resources
-from mvgan.distributed.resources import DECODE_CPUS, LEADER_BYTES, demand, describe, fits, nodes, teams
+from mvgan.distributed.autoscaler import Ask
+from mvgan.distributed.resources import bundles, demand, describe, fits, nodes, teams
 from mvgan.distributed.watchdog import Room
 
 
@@ -92,13 +92,22 @@ class Door:
         self.actor: Any = places.options(scheduling_strategy=here).remote(resources)
 
     def wait(self, who: str, say: Callable[[str], None]) -> None:
-        """Wait until there is room for the training `who`, and say once that it waits."""
-        told = False
-        while (instead := ray.get(self.actor.enter.remote(who))) is not None:
-            if not told:
-                say(f"waits for room on the cluster: {demand(self.resources)}; free are {instead}")
-            told = True
-            time.sleep(POLL_S)
+        """Wait until there is room for the training `who`, and say once that it waits.
+
+        Meanwhile a cluster that can grow is asked for its room. Only who waits asks here: for those inside Ray Train and `Elastic` do, and
+        requests add up. What was asked for by a process that was killed is forgotten after a while.
+        """
+        ask: Ask | None = None
+        try:
+            while (instead := ray.get(self.actor.enter.remote(who))) is not None:
+                if ask is None:
+                    say(f"waits for room on the cluster: {demand(self.resources)}; free are {instead}")
+                    ask = Ask(bundles(self.resources))
+                ask.keep()
+                time.sleep(POLL_S)
+        finally:
+            if ask is not None:
+                ask.withdraw()
 
     def placed(self, who: str, room: Room) -> None:
         """The workers of `who` hold their room."""
@@ -113,10 +122,3 @@ class Door:
         until = time.monotonic() + CLOSE_S
         while ray.get(self.actor.clear.remote()) and time.monotonic() < until:
             time.sleep(POLL_S)
-
-
-def ask_cluster(resources: Resources, trainings: int) -> None:
-    """Ask a cluster that can grow for the room of so many trainings; 0 takes the request back. Another cluster takes no notice."""
-    worker: dict[str, float] = {"CPU": 1, "GPU": 1} if resources.gpu else {"CPU": 1}
-    team: list[dict[str, float]] = [{"memory": LEADER_BYTES}, *[worker, {"CPU": DECODE_CPUS}] * resources.workers]
-    request_resources(bundles=team * trainings)

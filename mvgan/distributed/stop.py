@@ -71,15 +71,19 @@ def stoppable(max_hours: float) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def raise_asked() -> None:
+    """Raise the stop that was asked for, if there is one that an error of `awaited` has gone before: nothing begins anew then."""
+    if _Asked.stop is not None:
+        raise _Asked.stop
+
+
 @contextmanager
 def awaited() -> Iterator[Callable[[], Stop | None]]:
     """Within it no stop is raised: what this gives tells of it, so that work is committed first. Raised when the block ends by itself."""
-    if _Asked.stop is not None:
-        raise _Asked.stop
+    raise_asked()
     _Asked.awaited = True
     try:
         yield lambda: _Asked.stop
     finally:
         _Asked.awaited = False
-    if _Asked.stop is not None:
-        raise _Asked.stop
+    raise_asked()

@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler
 from mvgan.config import Ended, InputError, Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.codes import factorize_latents, find_codes
-from mvgan.distributed.door import Door, ask_cluster
+from mvgan.distributed.door import Door
 from mvgan.distributed.resources import LEADER_BYTES, NoRoom, check_room, leaders, nodes, teams
 from mvgan.distributed.stop import Stop
 from mvgan.distributed.trainer import Beside, train_stage
@@ -120,15 +120,9 @@ def run_sweep(folder: SweepFolder, resources: Resources, at_once: int, halving: 
     stopped before. Raises InputError when the cluster holds no run at all.
     """
     room = _room(resources)
-    if not at_once:
-        return _phases(folder, resources, room, halving, failed)
     if at_once > room:
         print(f"sweep: the cluster has room for {room} of {at_once} runs at once; others wait until it has grown", flush=True)
-        ask_cluster(resources, at_once)
-    try:
-        _phases(folder, resources, at_once, halving, failed)
-    finally:
-        ask_cluster(resources, 0)  # also what a start that was killed has asked for
+    _phases(folder, resources, at_once or room, halving, failed)
 
 
 def _room(resources: Resources) -> int:

@@ -12,9 +12,8 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import RunConfig, ScalingConfig
+from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mvgan.config import ANOTHER_NAME, Ended, Resources
@@ -24,7 +23,8 @@ from mvgan.distributed.elastic import Changed, Elastic
 from mvgan.distributed.errors import LOWER, Failure, Retries, answer_non_finite, failure_of, has_stopped, raise_lasting
 from mvgan.distributed.metrics import exported
 from mvgan.distributed.resources import check_cluster, this_node, worker_threads, workers_here
-from mvgan.distributed.watchdog import POLL_S, Hung, Room, TellLeader, began, bound, killed_for_memory, lost_hosts, tell_hang
+from mvgan.distributed.stop import raise_asked
+from mvgan.distributed.watchdog import Hung, Room, began, bound, killed_for_memory, limit_ray_train, lost_hosts, run_once, tell_hang
 from mvgan.storage.run import RunFolder, read_run
 from mvgan.train.export import export_weights
 from mvgan.train.guard import Rollbacks
@@ -84,6 +84,7 @@ def _fit(folder: RunFolder, stage: str, resources: Resources, beside: Beside) ->
                     words = f"{elastic.why}; it has committed"
                 else:
                     words = _answer(error, folder, stage, attempt, out, retries, rollbacks)
+            raise_asked()  # what a change or a failure went before comes again only AGAIN_S later
             out.say(f"{stage}: {words}; starting the workers again from the newest commit")
             epoch = _claim(folder, stage, epoch)
 
@@ -126,10 +127,7 @@ def _ending(stage: str, failure: Failure, retries: Retries) -> str:
 def _trainer(
     folder: RunFolder, stage: str, epoch: int, attempt: int, resources: Resources, trainings: int, out: Console, notes: str
 ) -> TorchTrainer:
-    # A worker that answers no call from outside is given up, and so is a start that Ray would repeat for ever.
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(resources.hang_s + TELL_S)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(resources.start_s)
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(POLL_S)  # by default a lost worker is noticed after 2 s
+    limit_ray_train(resources.hang_s + TELL_S, resources.start_s)
     config = {
         "run": folder.uri, "stage": stage, "epoch": epoch, "attempt": attempt, "resources": resources, "trainings": trainings,
         "console": out,
@@ -143,12 +141,7 @@ def _trainer(
         # Ray is given no checkpoint, so the workers never ask for the folder of its notes: it can be one of the driver's
         # machine, new for each start. On S3 it would go through pyarrow, which gives up after three tries. Ray would also
         # retry what cannot heal, so the retries are in `_fit`.
-        run_config=RunConfig(
-            name=f"{epoch:05d}-{attempt}",
-            storage_path=notes,
-            callbacks=[TellLeader(out, attempt)],  # type: ignore[list-item]  # Ray takes its internal kinds too
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-        ),
+        run_config=run_once(f"{epoch:05d}-{attempt}", attempt, out, notes),
         datasets={"train": ray.data.range(1)},
         dataset_config=WindowStreams(folder.uri, stage, trainings),
     )

@@ -1,5 +1,6 @@
 """What the driver knows of its workers: whether they have begun, hang, or were killed for want of memory."""
 
+import os
 import socket
 import sys
 import threading
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.train import RunConfig
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import ControllerError
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -75,6 +78,23 @@ class TellLeader(ControllerCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         self.out.note(Led(self.attempt, ray.get_runtime_context().current_actor))
+
+
+def limit_ray_train(answer_s: float, start_s: float) -> None:
+    """Of this process: a worker that answers no call from outside is given up, and so is a start that Ray would repeat for ever."""
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(answer_s)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(POLL_S)  # by default a lost worker is noticed after 2 s
+
+
+def run_once(name: str, attempt: int, out: Console, notes: str) -> RunConfig:
+    """A run whose leader is told of, and which Ray never repeats by itself; its notes go into the folder `notes`."""
+    return RunConfig(
+        name=name,
+        storage_path=notes,
+        callbacks=[TellLeader(out, attempt)],  # type: ignore[list-item]  # Ray takes its internal kinds too
+        failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+    )
 
 
 def began(out: Console, attempt: int, rank: int) -> None:

@@ -36,7 +36,9 @@ BEAT_S = 5.0
 SILENT_BEATS = 3
 """A driver on another machine that misses so many beats is taken for dead."""
 KEPT = 3
-"""How many of the newest claims are kept."""
+"""How many of the newest claims are kept, beside the newest one that tells what the folder is for."""
+CLEANING = "gc"
+"""The verb that holds a folder only to clean it: that tells nothing of what the folder is for."""
 LEAVE_S = 30.0
 """Most that leaving waits for the mark of the end; without it the next driver finds out by itself."""
 
@@ -86,20 +88,28 @@ class Holder:
     """Seconds from beat to beat."""
 
     @property
+    def dead_s(self) -> float:
+        """Seconds of silence after which another would take it for dead."""
+        return SILENT_BEATS * self.beat_s
+
+    @property
     def at_work(self) -> bool:
-        """Whether it has neither left nor missed the beats by which another would take it for dead."""
-        return not self.left and self.silent_s < SILENT_BEATS * self.beat_s
+        """Whether it has neither left nor been silent for so long."""
+        return not self.left and self.silent_s < self.dead_s
 
 
 def holder_of(store: Store) -> Holder | None:
-    """The newest driver at `store`, None when there was none; reads the files alone. Raises InputError when its claim is damaged."""
-    number = _newest(store)
-    if not number:
-        return None
+    """The newest driver at `store` but those that only clean, None when there was none; reads the files alone.
+
+    Raises InputError when a claim is damaged.
+    """
     try:
-        claim = _read_claim(store, number)
+        number = _newest_at_work(store)
+        claim = _read_claim(store, number) if number else None
     except FileNotFoundError:
         return holder_of(store)  # just removed, with newer ones there
+    if claim is None:
+        return None
     ages = [store.age_s(f"{FOLDER}/{number:05d}{ending}") for ending in (".beat.json", ".json")]  # the claim is there before the beat
     silent_s = min(age for age in ages if age is not None)
     return Holder(claim["what"], _who(claim), store.exists(f"{FOLDER}/{number:05d}.end.json"), silent_s, float(claim["beat_s"]))
@@ -112,7 +122,7 @@ def _take(store: Store, what: str, silence_s: float) -> int:
         if not store.create(f"{FOLDER}/{number:05d}.json", json.dumps(_claim(number, what), indent=1).encode()):
             continue  # another newcomer was first, and is asked like any other holder
         if _newest(store) == number:
-            _remove_old(store, number)
+            _remove_old(store, number, what)
             return number
         # Old numbers are removed, so one who paused since it looked may have made an old number anew.
         store.delete(f"{FOLDER}/{number:05d}.json")
@@ -120,13 +130,25 @@ def _take(store: Store, what: str, silence_s: float) -> int:
 
 def _newest(store: Store) -> int:
     """The number of the newest claim, 0 when there is none."""
-    return max((int(m[1]) for path in store.list(f"{FOLDER}/") if (m := re.fullmatch(rf"{FOLDER}/(\d+)\.json", path))), default=0)
+    return max(_numbers(store), default=0)
 
 
-def _remove_old(store: Store, number: int) -> None:
+def _numbers(store: Store) -> list[int]:
+    """The numbers of all claims that are kept."""
+    return [int(m[1]) for path in store.list(f"{FOLDER}/") if (m := re.fullmatch(rf"{FOLDER}/(\d+)\.json", path))]
+
+
+def _newest_at_work(store: Store) -> int:
+    """The number of the newest claim but those that only clean, 0 when there is none. Raises what `_read_claim` does."""
+    return next((number for number in sorted(_numbers(store), reverse=True) if _read_claim(store, number)["what"] != CLEANING), 0)
+
+
+def _remove_old(store: Store, number: int, what: str) -> None:
+    """Remove the claims before the KEPT newest, but what tells what the folder is for, however often it was cleaned since."""
+    kept = _newest_at_work(store) if what == CLEANING else number
     for path in store.list(f"{FOLDER}/"):
         match = re.match(rf"{FOLDER}/(\d+)\.", path)
-        if match and int(match[1]) <= number - KEPT:
+        if match and int(match[1]) <= number - KEPT and int(match[1]) != kept:
             store.delete(path)
 
 

@@ -12,7 +12,7 @@ import pytest
 import jobs.watch
 from jobs._cli import main
 from mvgan.config import InputError
-from mvgan.storage.holder import Holder, held
+from mvgan.storage.holder import CLEANING, Holder, held
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import LocalStore, open_store
 from mvgan.watch import Look, StageLook, lines, look, span, training_of
@@ -124,6 +124,23 @@ def test_a_verb_of_one_stage_is_complete_with_it_and_a_pipeline_is_not(copied: P
     assert not look(str(copied)).complete and look(str(copied)).goal == "video"
 
 
+def test_who_cleans_a_run_is_not_who_trains_it(copied: Path) -> None:
+    """However often: a pipeline that has ended between two stages stays one."""
+    for stage in ("codes", "video"):
+        shutil.rmtree(copied / stage)
+    with held(LocalStore(copied), "pipeline"):
+        pass
+    for _ in range(5):
+        with held(LocalStore(copied), CLEANING):
+            assert not look(str(copied)).at_work
+        found = look(str(copied))
+        assert not found.complete and found.goal == "video" and "by `pipeline`" in next(lines(found))
+    assert len(list((copied / "drivers").glob("*.end.json"))) == 4, "what tells nothing is removed"
+    with held(LocalStore(copied), "pairs"):
+        pass
+    assert look(str(copied)).complete and not (copied / "drivers/00001.json").exists()
+
+
 def test_stage_1_of_another_run_is_told_and_costs_nothing_here(copied: Path, tmp_path: Path) -> None:
     trial = tmp_path / "sweep/trials/a"
     other = tmp_path / "sweep/pairs/b"
@@ -201,6 +218,35 @@ def test_looking_again_until_the_run_has_ended(copied: Path, watch: Watch, monke
     status, _, err = watch("--run", str(ended), "--every", "30")
     assert (status, err.count("\n")) == (1, 1) and "stopped, by no driver that its folder knows" in err
     assert {path: path.stat().st_mtime_ns for path in copied.parent.rglob("*")} == before
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_driver_that_is_silent_for_a_moment_is_looked_at_again(
+    comes_back: bool, copied: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After as long as a driver on another machine is watched for. One that beats again is gone on with: the next look is the next."""
+    half_way(copied)
+    beat, slept = copied / "drivers/00001.beat.json", list[float]()
+    with held(LocalStore(copied), "pipeline"):
+        pass
+    (copied / "drivers/00001.end.json").unlink()
+
+    def silent() -> None:
+        for file in (copied / "drivers").iterdir():
+            os.utime(file, (0, time.time() - 60))
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if comes_back and len(slept) == 1:
+            beat.touch()
+        else:
+            silent()
+
+    silent()
+    monkeypatch.setattr("jobs.watch.time.sleep", sleep)
+    status, out, err = watch("--run", str(copied), "--every", "2")
+    assert status == 1 and "has given no sign for 60 s" in err and (": at work, by" in out) == comes_back
+    assert slept == ([15.0, 2.0, 15.0] if comes_back else [15.0])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mvgan.distributed import doctor
 from mvgan.distributed.doctor import Plan, cpus
 from mvgan.distributed.probe import raylet_flags
 from mvgan.distributed.resources import Node
+from tests.unit.distributed.test_resources import Asked
 
 
 def test_cpus_count_workers_and_decoding() -> None:
@@ -31,7 +33,8 @@ def test_cpus_count_workers_and_decoding() -> None:
 @pytest.mark.parametrize(("arrive_after", "enough"), [(3, True), (10**9, False)])
 def test_nodes_are_waited_for_and_given_back(arrive_after: int, enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time is the test's own: a look at the nodes each second."""
-    looks, requests, now = [0], [], [0.0]
+    looks, now, kept = [0], [0.0], threading.Event()
+    Asked.ever.clear()
 
     def nodes() -> tuple[list[Node], list[Node]]:
         looks[0] += 1
@@ -39,12 +42,19 @@ def test_nodes_are_waited_for_and_given_back(arrive_after: int, enough: bool, mo
         return found, found
 
     monkeypatch.setattr(doctor, "nodes", nodes)
-    monkeypatch.setattr(doctor, "ask_cluster", lambda resources, trainings: requests.append(trainings))
+    monkeypatch.setattr(doctor, "Ask", Asked)
+    monkeypatch.setattr(Asked, "keep", lambda self: kept.set())
+    monkeypatch.setattr(doctor, "POLL_S", 0.5)
     monkeypatch.setattr(doctor.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(doctor.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     with doctor._grown(Plan(Resources(), None, None, wait_s=60, answer_s=60)):
-        assert requests == [1] and (0 < now[0] < 10 if enough else 60 <= now[0] <= 61)
-    assert requests == [1, 0], "the request is taken back"
+        assert 0 < now[0] < 10 if enough else 60 <= now[0] <= 61
+        assert [(ask.bundles, ask.withdrawn) for ask in Asked.ever] == [([{"CPU": 1}, {"CPU": 0.5}], False)]
+        kept.clear()
+        assert kept.wait(60), "the request is repeated while nodes are examined"
+    assert Asked.ever[0].withdrawn
+    kept.clear()
+    assert not kept.wait(1.0), "it is repeated no more"
 
 
 def test_flags_of_the_raylet_above(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 """Who is let in where several wait for room: on a cluster of numbers, and a clock that stands still."""
 
+import itertools
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 
 from mvgan.config import Resources
 from mvgan.distributed import door as module
-from mvgan.distributed.door import Places
+from mvgan.distributed.door import Door, Places
 from mvgan.distributed.resources import Node, teams
 from mvgan.distributed.watchdog import Room
+from tests.unit.distributed.test_resources import Asked
 
 
 ROOM = Room("the leader of a", "what a holds")  # type: ignore[arg-type]
@@ -82,3 +87,30 @@ def test_cpus_that_decoding_leaves_idle_let_nobody_in(monkeypatch: pytest.Monkey
     assert inside == teams([Node(16, 0)], Resources()) and cluster.cpus > 2
     places.left("0")
     assert places.enter("next") is None
+
+
+@pytest.mark.parametrize("ends", ["let in", "stopped"])
+def test_who_waits_asks_the_cluster_for_its_room_and_no_longer(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two CPUs hold one run; the second waits for three looks, and is let in or stopped."""
+    Cluster(monkeypatch, 2)
+    Asked.ever.clear()
+    places, said = Places(Resources()), list[str]()
+    door = Door.__new__(Door)  # without its actor, which needs Ray
+    door.resources, door.actor = Resources(), SimpleNamespace(enter=SimpleNamespace(remote=places.enter))
+    monkeypatch.setattr(module, "Ask", Asked)
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    looks = itertools.count(1)
+
+    def sleep(seconds: float) -> None:
+        assert [(ask.bundles, ask.withdrawn) for ask in Asked.ever] == [([{"CPU": 1}, {"CPU": 0.5}], False)]
+        if next(looks) == 3:
+            if ends == "stopped":
+                raise KeyboardInterrupt
+            places.left("a")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    door.wait("a", said.append)
+    assert not Asked.ever and not said, "there was room"
+    with pytest.raises(KeyboardInterrupt) if ends == "stopped" else nullcontext():
+        door.wait("b", said.append)
+    assert Asked.ever[0].withdrawn and len(said) == 1

@@ -11,7 +11,7 @@ import pytest
 from mvgan.config import Ended, Resources
 from mvgan.distributed import stop as module
 from mvgan.distributed.resources import session
-from mvgan.distributed.stop import Terminated, TimeOver, awaited, stoppable
+from mvgan.distributed.stop import Terminated, TimeOver, awaited, raise_asked, stoppable
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,23 @@ def test_an_error_of_the_block_comes_before_it() -> None:
 
     with pytest.raises(KeyError):
         work()
+
+
+def test_what_an_error_went_before_is_raised_when_asked_for() -> None:
+    told = []
+
+    def work() -> None:
+        with stoppable(0):
+            with suppress(KeyError), awaited():
+                terminate()
+                raise KeyError
+            told.append("here nothing is raised by itself")
+            raise_asked()
+            pytest.fail("it went on")
+
+    with pytest.raises(Terminated):
+        work()
+    assert told
 
 
 def test_nothing_begins_once_it_was_asked_for() -> None:

@@ -172,22 +172,16 @@ def test_leaders_take_memory_of_one_node_each(gib: tuple[float, ...], room: int,
             _room(Resources())
 
 
-@pytest.mark.parametrize(("at_once", "asked"), [(0, []), (2, [0]), (4, [4, 0])])
-def test_what_the_cluster_was_asked_for_is_taken_back(
-    at_once: int, asked: list[int], phase: Phase, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("at_once", "led", "told"), [(0, 2, False), (2, 2, False), (4, 4, True)])
+def test_more_at_once_than_there_is_room_for_wait(
+    at_once: int, led: int, told: bool, phase: Phase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also what a start that was killed has asked for, when its cluster has grown meanwhile; and when the sweep is ended."""
-    requests: list[int] = []
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    """Where none is given, as many as there is room for."""
+    given: list[object] = []
     monkeypatch.setattr(module, "_room", lambda resources: 2)
-    monkeypatch.setattr(module, "ask_cluster", lambda resources, trainings: requests.append(trainings))
-    monkeypatch.setattr(module, "_phases", end)
-    with pytest.raises(KeyboardInterrupt):
-        run_sweep(phase.folder, Resources(), at_once, 0, {})
-    assert requests == asked
+    monkeypatch.setattr(module, "_phases", lambda *arguments: given.append(arguments[2]))
+    run_sweep(phase.folder, Resources(), at_once, 0, {})
+    assert given == [led] and ("room for 2 of 4 runs at once; others wait until it has grown" in capsys.readouterr().out) == told
 
 
 def test_grams_of_a_sweep(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
