@@ -109,11 +109,10 @@ def test_play_pause_and_scrub(explorer: Browser) -> None:
     """One video holds all, so that they are in step; its frame is the slider's."""
     video = "document.querySelector('.board video')"
     play, scrub = explorer.find("#play"), explorer.find("#scrub")
-    explorer.until(f"!{video}.paused")
-    assert play.text == "Pause"
+    said = "document.getElementById('play').textContent"  # follows by an event, so a little later
+    explorer.until(f"!{video}.paused && {said} === 'Pause'")
     play.click()
-    explorer.until(f"{video}.paused")
-    assert play.text == "Play"
+    explorer.until(f"{video}.paused && {said} === 'Play'")
     shots = []
     for frame in (0, 15):
         scrub.send_keys(Keys.END, Keys.HOME, *[Keys.ARROW_RIGHT] * frame)  # it may have been paused at 0, where HOME changes nothing

@@ -47,8 +47,8 @@ def processes() -> Iterator[ExitStack]:
 
 def driver(stack: ExitStack, folder: Path, *machine: str) -> subprocess.Popen[str]:
     """Another process that holds `folder`."""
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder), *machine], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    stack.callback(process.wait)
+    command = [sys.executable, "-c", DRIVER, str(folder), *machine]
+    process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     stack.callback(process.kill)
     assert process.stdout is not None and process.stdout.readline() == "holds\n"
     return process
