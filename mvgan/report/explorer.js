@@ -144,11 +144,17 @@
     follow();
   });
   video.addEventListener("pause", () => (play.textContent = "Play"));
+  // One seek at a time: a browser that is given the next before the last has ended may never end any.
+  function seek() {
+    const time = (Number(scrub.value) + 0.5) / fps;
+    const there = Math.abs(video.currentTime - time) < 0.1 / fps; // browsers round
+    if (!there && !video.seeking && video.paused) video.currentTime = time;
+  }
+  video.addEventListener("seeked", seek);
   scrub.addEventListener("input", () => {
     video.pause();
-    const frame = Number(scrub.value);
-    video.currentTime = (frame + 0.5) / fps;
-    showFrame(frame);
+    showFrame(Number(scrub.value));
+    seek();
   });
   showFrame(0);
 
