@@ -38,6 +38,9 @@ CALLS = {
 }
 """Programs that may listen on other addresses than loopback, as other nodes call them, and a call by gRPC that each answers."""
 
+METRICS = ("dashboard.py", "monitor.py")
+"""Programs that give metrics there, and nothing else, at ports 44227 and 44217; where another head has these they do not."""
+
 
 @pytest.fixture(scope="module")
 def place(s3_server: S3Server) -> Iterator[tuple[Head, str]]:
@@ -52,7 +55,7 @@ def place(s3_server: S3Server) -> Iterator[tuple[Head, str]]:
 def program(process: psutil.Process) -> str:
     """What a process of Ray is."""
     words = " ".join(process.cmdline())
-    known = [name for name in (*CALLS, "dashboard.py") if name in words]
+    known = [name for name in (*CALLS, *METRICS) if name in words]
     return known[0] if known else words
 
 
@@ -72,7 +75,7 @@ def answers(name: str, host: str, port: int, token: str | None) -> str:
     status, text = ask(f"http://{host}:{port}/", token)
     if status:
         return "metrics" if "# HELP" in text else str(status)
-    found = {called(f"{host}:{port}", method, token) for method in CALLS[name]} - {"UNIMPLEMENTED"}  # the raylet has two servers
+    found = {called(f"{host}:{port}", method, token) for method in CALLS.get(name, [])} - {"UNIMPLEMENTED"}  # the raylet has two servers
     return " ".join(sorted(found))
 
 
@@ -87,7 +90,7 @@ def test_nothing_listens_that_answers_without_the_token(place: tuple[Head, str])
             host, port = socket.laddr.ip.removeprefix("::ffff:"), socket.laddr.port
             name = program(process)
             if host.startswith("127.") or host == "::1":
-                assert name in ("dashboard.py", *CALLS), name
+                assert name in (*METRICS, *CALLS), name
                 continue
             reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host
             told.setdefault(name, set()).add(tuple(answers(name, reached, port, token) for token in (None, WRONG)))
@@ -96,6 +99,8 @@ def test_nothing_listens_that_answers_without_the_token(place: tuple[Head, str])
     assert told["ray::DashboardAgent"] <= {refused, http, ("metrics", "metrics")} and refused in told["ray::DashboardAgent"]
     assert told.get("ray.util.client.server", {refused}) == {refused}
     assert told.get("ray::RuntimeEnvAgent", {http}) == {http}
+    for name in METRICS:
+        assert told.pop(name, {("metrics", "metrics")}) == {("metrics", "metrics")}
     assert told.keys() <= CALLS.keys(), told.keys() - CALLS.keys()
 
 
