@@ -58,7 +58,6 @@ def stoppable(max_hours: float) -> Iterator[None]:
     def over(signum: int, frame: FrameType | None) -> None:
         ask(TimeOver(f"the {max_hours:g} hours of --max-hours are over; the same command goes on from the last commit"))
 
-    _Asked.stop = None
     handlers = {signal.SIGTERM: terminate, signal.SIGALRM: over}
     before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     if max_hours:
@@ -69,6 +68,7 @@ def stoppable(max_hours: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        _Asked.stop = None
 
 
 def raise_asked() -> None:
