@@ -105,7 +105,8 @@ class Door:
         """Wait until there is room for the training `who`, and say once that it waits.
 
         Meanwhile a cluster that can grow is asked for its room. Only who waits asks here: for those inside Ray Train and `Elastic` do, and
-        requests add up. What was asked for by a process that was killed is forgotten after a while. Raises the stop that this process was asked for.
+        requests add up. What was asked for by a process that was killed is forgotten after a while. Raises the stop that was noted in
+        this process.
         """
         ask: Ask | None = None
         try:

@@ -238,7 +238,7 @@ def _tune(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None, fai
 
 
 def _lead(config: dict[str, Any], phase: Phase, door: Door) -> None:
-    """What a process of Tune does: tell what the run has measured before, train it to its end or to a stop, and tell what it measures meanwhile."""
+    """What a process of Tune does: tell what the run has measured before, train it to its end or a stop, and tell what it measures."""
     key = config["key"]
     run, end = phase.open(key), phase.end(key)
     told = _tell(run, phase.stage, end, -1)
