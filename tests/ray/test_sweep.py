@@ -1,12 +1,15 @@
-"""A sweep on Ray Tune: killed and going on as a user would, on a cluster with room for two runs, with early stopping, beside others."""
+"""A sweep on Ray Tune: stopped and killed as by a user, on a cluster with room for two runs, with early stopping, beside others."""
 
 import csv
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,18 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from mvgan.config import Resources
+from mvgan.distributed import sweep as module
 from mvgan.distributed.resources import nodes, teams
-from mvgan.distributed.sweep import run_sweep
+from mvgan.distributed.stop import Terminated, awaited, stoppable
+from mvgan.distributed.sweep import Phase, run_sweep
+from mvgan.distributed.watchdog import Room
 from mvgan.report.frames import frames_outcome
+from mvgan.storage.commit import Commits
 from mvgan.storage.run import RunFolder
+from mvgan.storage.uri import open_store
 from mvgan.sweep import Sweep, SweepFolder, Trial, open_sweep, outcome
 from mvgan.tables import TABLES
+from mvgan.train.committer import Stopped
 from mvgan.train.hooks import read_metrics
 from tests.short_run import ROOT, command, environment
 from tests.unit.conftest import tiny_run
@@ -27,6 +36,9 @@ from tests.unit.conftest import tiny_run
 
 __all__ = ["tiny_run"]  # a fixture
 
+LAST_S = 400
+"""Time for a sweep to get anywhere, on a machine that has other work."""
+SELDOM = ("--pairs.total-kimg", "1.28", "--pairs.tick-kimg", "0.032", "--pairs.commit-kimg", "1.28", "--pairs.evaluations", "1")
 GRID = ("--interval", "2", "3", "--num-codes", "2", "4", "--video.eval-clips", "16")
 
 
@@ -41,17 +53,46 @@ def of_trials(commits: dict[str, int]) -> bool:
     return any("/trials/" in path for path in commits)
 
 
-def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path) -> None:
-    """SIGKILL once a trial is done and others are not; two pair generators serve four trials."""
-    flags = command(*GRID, "--videos", str(clips), "--storage", str(tmp_path), "--name", "s", job="sweep")
+def started(flags: list[str]) -> subprocess.Popen[str]:
+    """A driver as a user's."""
+    return subprocess.Popen(
+        flags, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(driver: subprocess.Popen[str], there: Callable[[], bool]) -> None:
+    """Wait while the driver is at work."""
+    deadline = time.monotonic() + LAST_S
+    while not there():
+        assert driver.poll() is None and time.monotonic() < deadline, driver.communicate(timeout=LAST_S)[0]
+        time.sleep(0.1)
+
+
+def test_a_stopped_and_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path) -> None:
+    """SIGTERM while both pair generators train, none of which has a commit due before its end; then SIGKILL once a trial is done and
+    others are not. Two pair generators serve four trials.
+    """
+    flags = command(*GRID, *SELDOM, "--videos", str(clips), "--storage", str(tmp_path), "--name", "s", job="sweep")
     folder = tmp_path / "s"
-    first = subprocess.Popen(flags, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 400
-    while not of_trials(finished(folder)):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    first = started(flags)
+    wait_for(first, lambda: len(list(folder.glob("pairs/*/pairs/metrics.jsonl"))) == 2)
+    first.terminate()
+    said, _ = first.communicate(timeout=LAST_S)
+    assert first.returncode == 1 and "Traceback" not in said, said
+    assert said.splitlines()[-1] == "error: stopped by SIGTERM; the same command goes on from the last commit"
+    assert "2 are at work, which commit and end" in said and f"\n{folder}/sweep.html\n" in said
+    told = re.findall(r"^sweep: pair generator of interval (\d): pairs: stopped by SIGTERM; committed at (\d+) pairs, and ", said, re.M)
+    newest = {run: Commits(open_store(str(run)), "pairs").newest() for run in (folder / "pairs").iterdir()}
+    at = {run: commit.images for run, commit in newest.items() if commit is not None}
+    assert len(at) == 2 and all(0 < images < 1280 for images in at.values())
+    assert sorted(k for k, _ in told) == ["2", "3"] and sorted(int(images) for _, images in told) == sorted(at.values())
+
+    second = started(flags)
+    wait_for(second, lambda: of_trials(finished(folder)))
+    os.kill(second.pid, signal.SIGKILL)
+    second.communicate()
+    for run, images in at.items():
+        assert any(f"pairs: goes on from its commit at {images}" in log.read_text() for log in run.glob("logs/*.log"))
     before = finished(folder)
     assert len(list((folder / "pairs").iterdir())) == 2 and not (folder / "sweep.csv").exists()
 
@@ -105,6 +146,48 @@ def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
     assert "room for 2 of 5 runs at once; others wait" in said and "sweep: 1 of 2 trials to train, 1 at once" in said
     assert outcome(folder, worse.trial).status == "done" and 480 in history(folder, worse.trial)
     assert not folder.stopped(worse.trial)
+
+
+class Idle(Phase):
+    """Runs that train nothing: the first ends at a stop as one that has committed, the second hears of none."""
+
+    def train(self, run: RunFolder, placed: Callable[[Room], None]) -> None:
+        run.store.write("begun", b"")
+        with awaited() as asked:
+            while asked() is None or run.run.num_codes == 2:
+                time.sleep(0.1)
+            raise Stopped("committed")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_at_a_stop_what_is_at_work_ends_and_nothing_begins(
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM to this process while two of three trials are at work. The one that hangs is not waited for for ever."""
+    monkeypatch.setattr(module, "LATE_S", 14.0)
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"num_codes": (1, 2, 3)}, tiny_run.data))
+    trials = {trial.key: trial for trial in folder.sweep.trials()}
+    marks = [tmp_path / "s" / "trials" / key / "begun" for key in trials]
+
+    def terminate() -> None:
+        deadline = time.monotonic() + LAST_S
+        while not all(mark.exists() for mark in marks[:2]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    failed: dict[str, str] = {}
+    threading.Thread(target=terminate, daemon=True).start()
+    phase = Idle("trial", "video", folder, trials, Resources(hang_s=1), 2, halving=2)
+    with pytest.raises(Terminated), stoppable(0):
+        module._tune(phase, list(trials), None, failed)
+    assert capsys.readouterr().out.splitlines() == [
+        "sweep: 3 of 3 trials to train, 2 at once",
+        "sweep: stopped by SIGTERM; of the trials 2 are at work, which commit and end",
+        "sweep: trial of num_codes 1: committed",
+        "sweep: trial of num_codes 2: not ended within 15 s; killed, and what came after the last commit is lost",
+    ]
+    assert [mark.exists() for mark in marks] == [True, True, False]
+    assert failed == {} and not any(folder.stopped(trial) for trial in trials.values())
 
 
 @pytest.mark.usefixtures("ray_session")
