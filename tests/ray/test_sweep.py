@@ -56,7 +56,7 @@ def of_trials(commits: dict[str, int]) -> bool:
 def started(flags: list[str]) -> subprocess.Popen[str]:
     """A driver as a user's."""
     return subprocess.Popen(
-        flags, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        flags, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
@@ -64,7 +64,7 @@ def wait_for(driver: subprocess.Popen[str], there: Callable[[], bool]) -> None:
     """Wait while the driver is at work."""
     deadline = time.monotonic() + LAST_S
     while not there():
-        assert driver.poll() is None and time.monotonic() < deadline, driver.communicate(timeout=LAST_S)[0]
+        assert driver.poll() is None and time.monotonic() < deadline, driver.communicate(timeout=LAST_S)
         time.sleep(0.1)
 
 
@@ -77,10 +77,10 @@ def test_a_stopped_and_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp
     first = started(flags)
     wait_for(first, lambda: len(list(folder.glob("pairs/*/pairs/metrics.jsonl"))) == 2)
     first.terminate()
-    said, _ = first.communicate(timeout=LAST_S)
-    assert first.returncode == 1 and "Traceback" not in said, said
-    assert said.splitlines()[-1] == "error: stopped by SIGTERM; the same command goes on from the last commit"
-    assert "2 are at work, which commit and end" in said and f"\n{folder}/sweep.html\n" in said
+    said, errors = first.communicate(timeout=LAST_S)
+    assert first.returncode == 1 and "Traceback" not in errors, said + errors
+    assert errors.splitlines()[-1] == "error: stopped by SIGTERM; the same command goes on from the last commit"
+    assert "2 are at work, which commit and end" in said and said.splitlines()[-1] == str(folder / "sweep.html")
     told = re.findall(r"^sweep: pair generator of interval (\d): pairs: stopped by SIGTERM; committed at (\d+) pairs, and ", said, re.M)
     newest = {run: Commits(open_store(str(run)), "pairs").newest() for run in (folder / "pairs").iterdir()}
     at = {run: commit.images for run, commit in newest.items() if commit is not None}
@@ -90,7 +90,7 @@ def test_a_stopped_and_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp
     second = started(flags)
     wait_for(second, lambda: of_trials(finished(folder)))
     os.kill(second.pid, signal.SIGKILL)
-    second.communicate()
+    second.wait()
     for run, images in at.items():
         assert any(f"pairs: goes on from its commit at {images}" in log.read_text() for log in run.glob("logs/*.log"))
     before = finished(folder)
