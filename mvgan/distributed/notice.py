@@ -101,8 +101,10 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, help="with now: how long the machine stays, and the command waits at most")
     parser.add_argument("--node-id", help="with now: the node, where the machine has several")
     flags = parser.parse_args(arguments)
-    if (flags.cloud == NOW) != bool(flags.seconds and flags.seconds > 0) or (flags.cloud == NOW and flags.service):
-        parser.error("now takes --seconds, of 1 or more, and no --service; a cloud says by itself how long the machine stays")
+    if flags.cloud == NOW and (flags.service or flags.seconds is None or flags.seconds < 1):
+        parser.error("now takes --seconds, of 1 or more, and asks no --service")
+    if flags.cloud != NOW and (flags.seconds is not None or flags.node_id):
+        parser.error("--seconds and --node-id go with now; a cloud says by itself how long the machine stays")
     return flags
 
 

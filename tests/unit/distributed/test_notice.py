@@ -202,9 +202,15 @@ def test_now_without_a_node_returns_at_once(drains: Callable[[Run], list[list[st
 
 
 @pytest.mark.parametrize(
-    "words", [["now"], ["now", "--seconds", "0"], ["now", "--seconds", "9", "--service", "x"], ["aws", "--seconds", "9"]]
-)
-def test_flags_that_do_not_belong_together_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    ("words", "said"),
+    [
+        (["now"], "now takes --seconds"), (["now", "--seconds", "0"], "now takes --seconds"),
+        (["now", "--seconds", "9", "--service", "x"], "asks no --service"),
+        (["aws", "--seconds", "9"], "--seconds and --node-id go with now"),
+        (["gcp", "--node-id", NODE], "--seconds and --node-id go with now"),
+    ],
+)  # fmt: skip
+def test_flags_that_do_not_belong_together_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         notice.main(words)
-    assert stop.value.code == 2 and "now takes --seconds" in capsys.readouterr().err
+    assert stop.value.code == 2 and said in capsys.readouterr().err
