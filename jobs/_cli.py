@@ -19,8 +19,9 @@ import tyro
 import yaml
 
 from jobs._secrets import JOB, refuse_in_job
-from mvgan.config import Ended, InputError, Resources, Run, from_dict, to_dict
+from mvgan.config import Ended, InputError, Resources, Run
 from mvgan.presets import preset, profile
+from mvgan.settings import from_dict, to_dict
 from mvgan.storage.run import read_run
 from mvgan.storage.uri import Unreachable, open_store
 from mvgan.validation import validate, validate_resources

@@ -11,12 +11,13 @@ from jobs import sweep as verb
 from jobs._axes import Axes, split_axes
 from jobs._cli import main
 from jobs._plan import print_ingest
-from mvgan.config import InputError, differences, to_dict
+from mvgan.config import InputError
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.resources import session
 from mvgan.presets import preset
 from mvgan.report import markup
 from mvgan.report.tables import dataset_section
+from mvgan.settings import differences, to_dict
 from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
 from mvgan.tables import TABLES, UCF101

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mvgan.config import InputError, differences
+from mvgan.config import InputError
 from mvgan.media import movie_file
 from mvgan.nets.latent import Side
 from mvgan.sample import Generator, exported_settings
+from mvgan.settings import differences
 from mvgan.storage.uri import Store, open_store
 from mvgan.train.export import exported_files, networks_sha256
 

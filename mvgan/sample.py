@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvgan.config import InputError, Run, from_dict
+from mvgan.config import InputError, Run
 from mvgan.motion.distribution import LatentDistribution, fit_distribution
 from mvgan.motion.walk import Hold, between, chunks, hold_of
 from mvgan.nets import generator as nets
 from mvgan.nets.latent import LatentGenerator, Side, shown_sides
 from mvgan.nets.space import in_space_of
+from mvgan.settings import from_dict
 from mvgan.storage.uri import Store, open_store
 from mvgan.train.export import check_codes, damaged, exported_files, load_weights, read_json, read_tensors
 from mvgan.train.pairs import to_uint8

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from mvgan.config import InputError, Run, differences, from_dict, stage_of, to_dict
+from mvgan.config import InputError, Run, stage_of
+from mvgan.settings import differences, from_dict, to_dict
 from mvgan.storage.commit import Commits
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.storage.store import Store

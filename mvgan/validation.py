@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from socket import gethostname
 from typing import Any
 
-from mvgan.config import InputError, Resources, Run, to_dict
+from mvgan.config import InputError, Resources, Run
+from mvgan.settings import to_dict
 
 
 def validate(run: Run) -> Run:

@@ -10,7 +10,7 @@ from mvgan.storage.holder import Holder, holder_of
 from mvgan.storage.run import RECORD, RunFolder, read_run
 from mvgan.storage.uri import Store, open_store
 from mvgan.sweep import RECORD as SWEEP
-from mvgan.train.exposed import EXPOSED
+from mvgan.train.exposed import EXPOSED, LAG, SLOWEST
 from mvgan.train.guard import SKIPPED
 from mvgan.train.hooks import History, read_metrics
 from mvgan.train.kept import FOLDER as KEPT
@@ -22,6 +22,11 @@ from mvgan.train.tripwires import tripped, wires_of
 
 RECENT = 10
 """Records of metrics over which a rate is taken, with the evaluations and commits between them."""
+
+STRAGGLES = 0.8
+"""Share of those records in which the same worker is behind, from which on it is told."""
+LAGS = 0.1
+"""And the share of a step that the others wait for it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Training:
     """Share of a step that waits for data, mean of the last records."""
     comm_s: float | None = None
     """Seconds of a step that wait for other workers, mean of the last records; None with one worker."""
+    straggler: tuple[int, float] | None = None
+    """The worker that is behind in most of the last records, and the seconds of a step that others wait for it, their mean."""
     alarms: tuple[str, ...] = ()
 
 
@@ -157,8 +164,17 @@ def training_of(history: History, unit: str, signs: Sequence[str] = ()) -> Train
     ]
     recent = records[-RECENT:]
     return Training(
-        now["images"], now["elapsed_s"], per_s, _mean(recent, DATA_WAIT), _mean(recent, EXPOSED), (*alarms, *signs)
+        now["images"], now["elapsed_s"], per_s, _mean(recent, DATA_WAIT), _mean(recent, EXPOSED), _straggler(recent), (*alarms, *signs)
     )  # fmt: skip
+
+
+def _straggler(records: History) -> tuple[int, float] | None:
+    behind = [record[SLOWEST] for record in records if SLOWEST in record]
+    worker = max(set(behind), key=behind.count, default=-1)
+    if len(behind) < RECENT or behind.count(worker) < STRAGGLES * len(records):
+        return None
+    lag = _mean([record for record in records if record.get(SLOWEST) == worker], LAG)
+    return (round(worker), lag) if lag else None
 
 
 def _total(records: History, metric: str) -> int:
@@ -214,6 +230,8 @@ def _stage_lines(stage: StageLook, at_work: bool) -> Iterator[str]:
         if stage.name in TRAINED:
             yield f"  last commit: {_commit(stage)}"
     yield from _waits(stage)
+    if (slow := _slow(stage)) and not stage.complete:
+        yield f"  ALARM: {slow}"
     for alarm in training.alarms:
         yield f"  ALARM: {alarm}"
 
@@ -229,7 +247,7 @@ def _commit(stage: StageLook) -> str:
 
 
 def _waits(stage: StageLook) -> Iterator[str]:
-    """What a step waits for. Figures are means over workers: which one is slow is in no file."""
+    """What a step waits for. Figures are means over workers."""
     training = stage.training
     if training.data_wait is None:
         return
@@ -238,6 +256,21 @@ def _waits(stage: StageLook) -> Iterator[str]:
         step = f" of {stage.batch / training.per_s:.3g} s" if training.per_s else ""
         words += f"; {training.comm_s:.3g} s of a step{step} for other workers"
     yield words
+
+
+def _slow(stage: StageLook) -> str:
+    """Which worker holds the others up, if one does for a share of a step that matters."""
+    training = stage.training
+    if training.straggler is None or not training.per_s:
+        return ""
+    (worker, lag), step = training.straggler, stage.batch / training.per_s
+    if lag < LAGS * step:
+        return ""
+    own = ", which also draws and measures" if worker == 0 else ""
+    return (
+        f"the others wait {lag:.3g} s of a step of {step:.3g} s for worker {worker}{own}, in most of the last {RECENT} records; "
+        f"where it runs is in logs/{stage.name}-*.log"
+    )
 
 
 def span(seconds: float) -> str:

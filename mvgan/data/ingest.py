@@ -15,12 +15,13 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from mvgan.config import Ingest, InputError, Run, differences, to_dict
+from mvgan.config import Ingest, InputError, Run
 from mvgan.data import decode
 from mvgan.data.decode import OverLimit, Undecodable, Unreadable
 from mvgan.data.sandbox import Sandbox, borrowed
 from mvgan.data.shards import FORMAT_VERSION, MANIFEST, PLAN, Piece, ShardSet, check_files, pack_shard, read_manifest
 from mvgan.data.sources import Source, list_sources
+from mvgan.settings import differences, to_dict
 from mvgan.storage.uri import LocalStore, Store, inner_path, open_store
 
 

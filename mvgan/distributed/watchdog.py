@@ -107,6 +107,14 @@ def _begun(out: Console, attempt: int) -> list[Begun]:
     return [note for note in out.noted() if isinstance(note, Begun) and note.attempt == attempt]
 
 
+def _places(begun: list[Begun]) -> str:
+    """Which workers run where."""
+    ranks: dict[str, list[int]] = {}
+    for note in sorted(begun, key=lambda note: note.rank):
+        ranks.setdefault(note.host, []).append(note.rank)
+    return "; ".join(f"worker{'s' if len(there) > 1 else ''} {', '.join(map(str, there))} on {host}" for host, there in ranks.items())
+
+
 def _rooms(out: Console, attempt: int) -> list[Room]:
     """The room of an attempt, once its workers have begun."""
     controllers = [note.controller for note in out.noted() if isinstance(note, Led) and note.attempt == attempt]
@@ -142,6 +150,7 @@ def bound(
                 if ready < resources.workers:
                     ready = len(_begun(out, attempt))
                     if ready == resources.workers:
+                        out.say(f"{stage}: {_places(_begun(out, attempt))}")
                         for room in _rooms(out, attempt):
                             placed(room)
                     elif time.monotonic() > started + resources.start_s:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from mvgan.config import to_dict
 from mvgan.report import charts, markup, pictures
 from mvgan.report.combined import of_seeds, over_seeds, with_error
 from mvgan.report.tables import paper_section
+from mvgan.settings import to_dict
 from mvgan.storage.uri import open_store
 from mvgan.sweep import CASE, SweepFolder, Trial, described, write_rows
 from mvgan.tables import Table

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from mvgan.config import to_dict
 from mvgan.data.ingest import describe
 from mvgan.metrics.features import LABEL
 from mvgan.motion.factorize import METHODS
@@ -10,6 +9,7 @@ from mvgan.report import charts, markup, pictures
 from mvgan.report.collect import Facts, all_gates, collect, real_against_real
 from mvgan.report.drift import drift_table
 from mvgan.report.gates import MIN_MEDIAN_RATIO, MIN_WORST_RATIO, Measure, measures
+from mvgan.settings import to_dict
 from mvgan.storage.run import RunFolder
 from mvgan.validation import check_pairs
 

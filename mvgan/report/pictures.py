@@ -23,7 +23,8 @@ from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
 from mvgan.train.codes import latents, synthesize
 from mvgan.train.pairs import to_uint8
-from mvgan.train.session import load_generator, tiled
+from mvgan.train.pictures import tiled
+from mvgan.train.session import load_generator
 
 
 VISIBLE_MSE = 3e-3

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from mvgan.config import to_dict
 from mvgan.data.shards import ShardSet
 from mvgan.report import charts, markup, pictures
 from mvgan.report.combined import SEED, Combination, combined, ranked, with_error
 from mvgan.sample import Generator
+from mvgan.settings import to_dict
 from mvgan.storage.run import read_run
 from mvgan.storage.uri import open_store
 from mvgan.sweep import Outcome, SweepFolder, described, shown

@@ -9,7 +9,7 @@ from mvgan.report.pictures import light
 from mvgan.sample import Generator
 from mvgan.sweep import CASE, Outcome, SweepFolder, described
 from mvgan.tables import DATASETS, S_PER_KIMG, Table
-from mvgan.train.session import tiled
+from mvgan.train.pictures import tiled
 
 
 SEEDS = range(4)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from mvgan.config import ANOTHER_NAME, STAGES, InputError, Run, differences, from_dict, stage_of, to_dict
+from mvgan.config import ANOTHER_NAME, STAGES, InputError, Run, stage_of
+from mvgan.settings import differences, from_dict, to_dict
 from mvgan.storage.commit import Commit, Commits
 from mvgan.storage.holder import held
 from mvgan.storage.uri import Store, open_store, seen_from

@@ -14,11 +14,12 @@ import numpy as np
 import yaml
 
 from mvgan import __version__
-from mvgan.config import Run, to_dict
+from mvgan.config import Run
 from mvgan.data.shards import ShardSet
 from mvgan.metrics.features import CLIP_LABEL, LABEL
 from mvgan.metrics.frechet import RESAMPLES
 from mvgan.motion.evaluate import TARGET_MSE
+from mvgan.settings import to_dict
 from mvgan.train.state import UNITS
 
 

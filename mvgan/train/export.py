@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from mvgan.config import ANOTHER_NAME, InputError, Run, to_dict
+from mvgan.config import ANOTHER_NAME, InputError, Run
 from mvgan.data.shards import ShardSet
+from mvgan.settings import to_dict
 from mvgan.storage.commit import Commit, Damaged
 from mvgan.storage.run import RECORD, RunFolder
 from mvgan.storage.uri import Store

@@ -1,5 +1,7 @@
 """How long a step waits for gradients of other workers once its own are ready: communication that computing does not hide."""
 
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,16 @@ from mvgan.train.clock import Moment, moment, seconds
 
 EXPOSED = "exposed_comm_s"
 """The metric: seconds of a step that passed so, over all its phases; those that wait for slower workers are among them."""
+
+SLOWEST, LAG = "slowest_worker", "slowest_lag_s"
+"""The metrics: the worker that waits least for others, and how many seconds of a step less than the median of the others."""
+
+
+def straggler(waits: Sequence[float]) -> dict[str, float]:
+    """Which of several workers is behind, as metrics, by the seconds of a step that each waits for others: they wait for it."""
+    slowest = min(range(len(waits)), key=waits.__getitem__)
+    others = statistics.median([*waits[:slowest], *waits[slowest + 1 :]])
+    return {SLOWEST: slowest, LAG: others - waits[slowest]}
 
 
 class Exposed:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mvgan.config import InputError
 from mvgan.storage.store import Store
+from mvgan.train.exposed import EXPOSED, LAG, SLOWEST, straggler
 from mvgan.train.guard import SECONDS, SKIPPED
 from mvgan.train.outbox import Outbox
 from mvgan.train.ranks import Ranks
@@ -84,6 +85,8 @@ class Ticker:
         device = next(iter(self.sums.values())).device
         self.sums, self.counts = {}, {}
         averages = self.ranks.average(means | {name: torch.full([], seconds, device=device) for name, seconds in times.items()})
+        if EXPOSED in times:
+            averages |= straggler(self.ranks.gather(times[EXPOSED], device))
         return {name: value for name, value in averages.items() if not math.isnan(value)}
 
 
@@ -120,7 +123,7 @@ class Recorder:
 
 def _told(name: str) -> bool:
     """Whether a metric is in the lines of the log, which are for reading; all are in the files."""
-    return not name.endswith(("_grad_norm", SECONDS))
+    return not name.endswith(("_grad_norm", SECONDS)) and name not in (SLOWEST, LAG)
 
 
 def peak_memory() -> dict[str, float]:

@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mvgan.config import Codes, to_dict
+from mvgan.config import Codes
 from mvgan.motion.factorize import FRAMES, Sample, needs_factors
 from mvgan.motion.rpca import LowRank
 from mvgan.nets.space import blocks
+from mvgan.settings import to_dict
 from mvgan.storage.commit import Damaged
 from mvgan.storage.run import RunFolder
 from mvgan.storage.sealed import read_sealed, write_sealed

@@ -111,6 +111,14 @@ class Ranks:
         dist.all_reduce(both, dist.ReduceOp.MAX)
         return both[: len(values)].tolist() == list(values) == (-both[len(values) :]).tolist()
 
+    def gather(self, value: float, device: torch.device) -> list[float]:
+        """The `value` of each worker."""
+        values = torch.zeros(self.world, device=device)
+        values[self.rank] = value
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values.tolist()
+
     def average(self, stats: Mapping[str, Tensor]) -> dict[str, float]:
         """Scalars averaged over the workers, as floats."""
         names = sorted(stats)

@@ -19,7 +19,6 @@ from torch import Tensor
 from mvgan.config import InputError, Run
 from mvgan.data.shards import ShardSet
 from mvgan.data.windows import Windows, clip_windows, decode_window, pair_windows
-from mvgan.media import encode_png, encode_video, grid, upscale
 from mvgan.motion.codes import strengths
 from mvgan.motion.distribution import fit_distribution
 from mvgan.nets.generator import Generator
@@ -33,14 +32,15 @@ from mvgan.train.initial import begin
 from mvgan.train.measure import clip_measure, pair_measure
 from mvgan.train.memory import too_large
 from mvgan.train.outbox import Outbox
-from mvgan.train.pairs import PairStage, to_uint8
+from mvgan.train.pairs import PairStage
+from mvgan.train.pictures import pair_pictures, video_rows
 from mvgan.train.ranks import Ranks
 from mvgan.train.stage import Hook, Plan, Stage, fit
-from mvgan.train.state import UNITS, Draws, Progress, from_bytes, seed_of
+from mvgan.train.state import UNITS, Progress, from_bytes, seed_of
 from mvgan.train.trackers import maker
 from mvgan.train.tracking import Tracking
 from mvgan.train.tripwires import Tripwires, wires_of
-from mvgan.train.video import VideoStage, render
+from mvgan.train.video import VideoStage
 from mvgan.validation import check_tracker
 
 
@@ -311,44 +311,6 @@ def _beside(
         generator = VideoGenerator(run, 0.0, stage.pair_generator, stage.codes, stage.latent)
         measure = clip_measure(shards, run, generator, device) if plan.evaluations else None
     return [*hooks, Evaluator(name, plan, outbox, history, measure, worker.say, look)] if measure else hooks
-
-
-FLIPS_PER_S, FLIPS = 4, 8
-"""Of the clip in which former and latter frame take turns."""
-
-
-def pair_pictures(generator: Generator, run: Run, device: torch.device, columns: int = 8, rows: int = 4) -> dict[str, bytes]:
-    """Pairs from fixed latents: a PNG with former and latter frame side by side, and an MP4 in which they take turns.
-
-    Of single frames there is the PNG alone.
-    """
-    draws = Draws(run.seed, "samples", 0, [0], columns * rows, device)
-    frames = to_uint8(generator.synthesis(generator.mapping(draws.normal(run.network.z_dim)), None, torch.float32))
-    found = {".png": picture(frames.reshape(-1, *frames.shape[2:]), columns * frames.shape[1])}
-    if frames.shape[1] == 1:
-        return found
-    sides = [tiled(frames[:, side], columns) for side in (0, 1)]
-    return found | {".mp4": encode_video(np.stack(sides * (FLIPS // 2)), FLIPS_PER_S, ".mp4")}
-
-
-def video_rows(stage: VideoStage, videos: int = 6) -> bytes:
-    """PNG of videos from fixed latents, a row each."""
-    run = stage.run
-    draws = Draws(run.seed, "samples", 0, [0], videos, stage.device)
-    w = stage.pair_generator.mapping(draws.normal(run.network.z_dim))
-    ws = stage.latent(w, draws.normal(run.video.num_frames - 1, run.network.w_dim), stage.codes, run.video.first)
-    clips = to_uint8(render(stage.pair_generator, ws, run.video.first, None, torch.float32))
-    return picture(clips.reshape(-1, *clips.shape[2:]), run.video.num_frames)
-
-
-def picture(images: np.ndarray, columns: int) -> bytes:
-    """PNG of images uint8 [n, 3, h, w] in `columns`, small ones magnified."""
-    return encode_png(tiled(images, columns))
-
-
-def tiled(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images uint8 [n, 3, h, w] in `columns` as one, small ones magnified."""
-    return grid(upscale(images, max(1, 64 // images.shape[-1])), columns)
 
 
 def local_batches(shards: ShardSet, run: Run, name: str) -> Batches:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvgan.config import STAGES, stage_of, to_dict
+from mvgan.config import STAGES, stage_of
+from mvgan.settings import to_dict
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Store
 from mvgan.train.tracking import Tracker

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mvgan.config import Resources, from_dict
+from mvgan.config import Resources
 from mvgan.distributed import metrics
 from mvgan.distributed.metrics import Exported
 from mvgan.presets import smoke
+from mvgan.settings import from_dict
 from mvgan.storage.run import open_run
 from mvgan.train.hooks import read_metrics
 

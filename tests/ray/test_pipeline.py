@@ -101,7 +101,7 @@ def test_a_driver_killed_in_stage_1_goes_on(finished: tuple[Path, str], clips: P
 def test_two_workers_see_the_same_samples(finished: tuple[Path, str], tmp_path: Path) -> None:
     """Losses of a run with two workers are those of one, but for rounding."""
     whole, _ = finished
-    done = run("--data", str(whole / "data"), "--storage", str(tmp_path), "--name", "two", "--workers", "2")
+    done = run("--data", str(whole / "data"), "--storage", str(tmp_path), "--name", "two", "--workers", "2", job="pairs")
     assert done.returncode == 0, done.stderr + done.stdout
     one, two = (
         [json.loads(line) for line in (base / "pairs/metrics.jsonl").read_text().splitlines()] for base in (whole, tmp_path / "two")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mvgan.config import Ended, InputError, Resources, from_dict
+from mvgan.config import Ended, InputError, Resources
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
 from mvgan.distributed.console import console
 from mvgan.distributed.trainer import train_stage
 from mvgan.presets import smoke
+from mvgan.settings import from_dict
 from mvgan.storage.run import RunFolder, open_run
 from mvgan.storage.uri import LocalStore, Unreachable
 

@@ -1,4 +1,4 @@
-"""SIGKILL of a worker, of the driver and of a node, at five moments of stage 1 and of stage 3, on a cluster of several nodes."""
+"""A worker, the driver or a node killed at five moments of stage 1 and of stage 3, and a node that is lost for good, on several nodes."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_matrix import KILLS, Scene, killed_run, machines
+from tests.kill_matrix import KILLS, LAST_S, Scene, killed_run, machines
 from tests.soak.record import Record
 
 
@@ -33,3 +33,20 @@ def test_killed_at(victim: str, stage: str, images: int, record: Record, request
     identical = killed_run(scene, victim, stage, images) == scene.sha256(stage)
     record.add(TABLE, cell, identical, started)
     assert identical
+
+
+def test_a_node_that_nothing_replaces_ends_the_run_in_time(scene: Scene) -> None:
+    """Ray would wait for ever. The same command, with the node replaced, then goes on."""
+    driver = scene.start("pairs", "alone", "--start-s", "30")
+    scene.wait_for("pairs", "alone", 320, driver)
+    scene.machines.lose(scene.machines.node_of_a_worker())
+    assert driver.wait(LAST_S) == 1, scene.said("alone")
+    last = scene.said("alone").splitlines()[-1]
+    assert last.startswith("error: no room within 30 s: 2 workers take a CPU each"), last
+    assert "3 CPUs in all; the cluster has 2 CPUs" in last and "Traceback" not in scene.said("alone")
+    refused = scene.start("pairs", "alone")
+    assert refused.wait(LAST_S) == 2, "2 CPUs for 2 workers would hang for want of decoding"
+    assert scene.said("alone").splitlines()[-1].startswith("error: 2 workers take a CPU each and their decoding 0.5 CPU each")
+    scene.machines.add()
+    assert scene.start("pairs", "alone").wait(LAST_S) == 0, scene.said("alone")
+    assert scene.sha256("pairs", "alone") == scene.sha256("pairs")

@@ -9,17 +9,9 @@ import pytest
 import yaml
 
 from mvgan import config
-from mvgan.config import (
-    STAGES,
-    InputError,
-    Resources,
-    Run,
-    differences,
-    from_dict,
-    stage_of,
-    to_dict,
-)
+from mvgan.config import STAGES, InputError, Resources, Run, stage_of
 from mvgan.presets import PRESETS
+from mvgan.settings import differences, from_dict, to_dict
 from mvgan.validation import validate, validate_resources
 
 

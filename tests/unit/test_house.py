@@ -15,7 +15,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in CODE}
 ALL_FILES = sorted([*CODE, *(ROOT / "tests").rglob("*.py")])
 
 LEVELS = {
-    "config": 0, "validation": 1, "presets": 1,
+    "config": 0, "settings": 1, "validation": 1, "presets": 1,
     "nets": 2, "losses": 2, "data": 2, "motion": 2, "metrics": 2, "storage": 2, "media": 2,
     "importers": 3, "train": 3, "sample": 3, "projection": 3, "scaling": 3, "sweep": 3, "tables": 3, "report": 3, "batch": 4, "bench": 4,
     "doctor": 3, "evaluation": 4, "watch": 4, "distributed": 5,

@@ -52,6 +52,30 @@ def test_figures_by_hand() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("behind", "lag", "told"),
+    [
+        ([3] * 10, 0.4, True),
+        ([3, 1, 3, 3, 3, 3, 3, 3, 2, 3], 0.4, True),
+        ([3, 1, 2, 3, 3, 3, 3, 3, 2, 3], 0.4, False),  # in seven of ten records alone
+        ([3] * 9, 0.4, False),  # so few say little
+        ([3] * 10, 0.19, False),  # under a tenth of a step
+    ],
+)
+def test_a_worker_that_holds_the_others_up_is_named(behind: list[int], lag: float, told: bool) -> None:
+    """A step of 20 pairs takes 2 s at 10 pairs a second."""
+    history = [
+        {"images": 100 * n, "elapsed_s": 10.0 * n, "slowest_worker": float(worker), "slowest_lag_s": lag if worker == 3 else 9.0}
+        for n, worker in enumerate(behind, 1)
+    ]
+    stage = StageLook("pairs", "pairs", 2000, None, False, 20, training_of(history, "pairs"))
+    said = [line for line in lines(Look("run", None, (stage,), "pairs")) if "worker" in line]
+    words = (
+        "  ALARM: the others wait 0.4 s of a step of 2 s for worker 3, in most of the last 10 records; where it runs is in logs/pairs-*.log"
+    )
+    assert said == ([words] if told else [])
+
+
 def test_a_first_record_and_none() -> None:
     """100 pairs in 10 s; nothing is made up where nothing is known."""
     first = training_of(made_up()[:2], "pairs")

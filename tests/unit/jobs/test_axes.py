@@ -7,7 +7,8 @@ import pytest
 
 from jobs import sweep
 from jobs._axes import SETTINGS, split_axes
-from mvgan.config import InputError, Run, to_dict
+from mvgan.config import InputError, Run
+from mvgan.settings import to_dict
 
 
 def test_values_have_the_kind_of_their_setting() -> None:

@@ -16,10 +16,11 @@ import tyro
 import yaml
 
 from jobs._cli import Place, Settings, main, parse
-from mvgan.config import InputError, Network, Resources, Run, from_dict, to_dict
+from mvgan.config import InputError, Network, Resources, Run
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
 from mvgan.presets import PRESETS, PROFILES, preset
+from mvgan.settings import from_dict, to_dict
 from mvgan.storage.commit import Conflict, Superseded
 from mvgan.storage.run import open_run
 from mvgan.train.committer import MissedCommits

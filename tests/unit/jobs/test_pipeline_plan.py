@@ -7,7 +7,7 @@ import yaml
 
 import jobs.pipeline
 from jobs._cli import main
-from mvgan.config import to_dict
+from mvgan.settings import to_dict
 from mvgan.storage.run import RunFolder
 
 

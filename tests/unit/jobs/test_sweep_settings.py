@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from jobs import sweep as verb
-from mvgan.config import to_dict
 from mvgan.data.shards import ShardSet
+from mvgan.settings import to_dict
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import open_store
 from mvgan.sweep import Sweep, SweepFolder, distinct_generators

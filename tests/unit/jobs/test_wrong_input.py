@@ -19,10 +19,10 @@ import jobs.pairs
 import jobs.pipeline
 import jobs.video
 from jobs._cli import main
-from mvgan.config import from_dict
 from mvgan.data.ingest import begin, finish, ingest_group, plan_ingest
 from mvgan.data.synthetic import render_set
 from mvgan.presets import smoke
+from mvgan.settings import from_dict
 from mvgan.storage.run import RunFolder, open_run
 
 

@@ -8,9 +8,10 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from mvgan.config import InputError, Run, from_dict
+from mvgan.config import InputError, Run
 from mvgan.motion.factorize import combine, factorize_latent
 from mvgan.motion.official import Factorization, factorize, official_codes
+from mvgan.settings import from_dict
 from tests.unit.motion.reference import Matrix, objective, solve, spectrum_gram
 
 

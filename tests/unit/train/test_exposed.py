@@ -4,11 +4,13 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mvgan.train.exposed import Exposed
+from mvgan.train.exposed import LAG, SLOWEST, Exposed, straggler
+from mvgan.train.ranks import Ranks
 from tests.unit.train.leave import leave
 
 
@@ -41,6 +43,8 @@ def work(rank: int, folder: str) -> None:
             exposed.backward_ended()
         found.append(exposed.take())
     assert exposed.take() == 0
+    told = straggler(Ranks(2, 2, rank, 2).gather(found[1], torch.device("cpu")))
+    assert told == {SLOWEST: 1, LAG: pytest.approx(0.8, abs=0.4)}, told
     torch.save(found, f"{folder}/{rank}.pt")
     leave()
 
@@ -57,3 +61,9 @@ def test_it_is_the_wait_for_others(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert 0.75 < first[1] < 2 and second[1] < 0.4
     assert 0 < first[2] < 0.4, "waits of an earlier step are told again"
+
+
+def test_the_worker_that_waits_least_is_behind() -> None:
+    """By hand: the median of the others is 0.5, and in between 0.5 and 0.9."""
+    assert straggler([0.5, 0.9, 0.1, 0.5]) == {SLOWEST: 2, LAG: pytest.approx(0.4)}
+    assert straggler([0.5, 0.1, 0.9]) == {SLOWEST: 1, LAG: pytest.approx(0.6)}
