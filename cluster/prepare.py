@@ -4,7 +4,7 @@
 
 fills in each REPLACE_NAME by NAME=value, checks the result and writes it to the folder `mine`; without --out it checks
 only. Launcher files are checked by Ray, the nodes of AWS by botocore too, and all of them for what must stay closed;
-files for Kubernetes are checked by `kubectl apply --dry-run=server`. A mistake is one line and exit status 2.
+files for Kubernetes for the end of their pods, and otherwise by `kubectl apply --dry-run=server`. A mistake is one line and exit status 2.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import ipaddress
 import re
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def check(text: str) -> None:
     _check_secrets(document)
     if isinstance(document, dict) and "cluster_name" in document:
         check_launcher(document)
+    if isinstance(document, dict) and document.get("kind") in ("RayCluster", "RayJob"):
+        spec = document.get("spec") or {}
+        check_pods(spec.get("rayClusterSpec") or spec)
 
 
 def _check_secrets(value: Any) -> None:
@@ -94,6 +98,33 @@ def _check_secrets(value: Any) -> None:
         refuse_in_variables({value["name"]: value["value"]}, {}, what_to_do)
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_secrets(part)
+
+
+LEAVE = ["python", "-m", "mvgan.distributed.notice", "now", "--seconds"]
+"""What a worker's pod runs before it ends, and after it the seconds that this may take."""
+
+END_S = 5
+"""Seconds that Ray's processes are left to end in, after that."""
+
+
+def check_pods(cluster: dict[str, Any]) -> None:
+    """Check that each worker of a RayCluster is drained before its pod ends, in the time that the pod has. Raises InputError."""
+    for group in cluster.get("workerGroupSpecs") or []:
+        name, command, grace_s = group.get("groupName"), [], 30  # that of Kubernetes
+        with suppress(KeyError, IndexError, TypeError):  # another form is none of these commands
+            pod = group["template"]["spec"]
+            grace_s = pod.get("terminationGracePeriodSeconds", grace_s)
+            command = list(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"])
+        if command[:-1] != LEAVE or not str(command[-1]).isdigit():
+            raise InputError(
+                f"{name}: training would be told nothing before a pod ends; give its first container the preStop command "
+                f"{' '.join(LEAVE)} SECONDS"
+            )
+        if not 1 <= int(command[-1]) <= grace_s - END_S:
+            raise InputError(
+                f"{name}: preStop takes {command[-1]} s of the {grace_s} s that the pod has to end; give 1 to {grace_s - END_S}, "
+                "or a longer terminationGracePeriodSeconds"
+            )
 
 
 def check_launcher(config: dict[str, Any]) -> None:

@@ -5,19 +5,20 @@ import contextlib
 import dataclasses
 import errno
 import io
+import json
 import logging
 import os
 import re
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 import yaml
 
-from jobs._secrets import refuse_in_job
+from jobs._secrets import JOB, refuse_in_job
 from mvgan.config import Ended, InputError, Resources, Run
 from mvgan.presets import preset, profile
 from mvgan.settings import from_dict, to_dict
@@ -106,6 +107,7 @@ def _main(verb: Callable[[T], Any], flags: type[T], description: str, read: Call
         if isinstance(arguments, Settings) and arguments.print_config:
             print(yaml.safe_dump(to_dict(arguments.settings), sort_keys=False), end="")
             return
+        refuse_lost(arguments)
         verb(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -173,6 +175,35 @@ def parse(flags: type[T], argv: list[str], description: str) -> T:
 def located(init_from: str) -> str:
     """A value of pairs.init_from as a worker finds it whose folder is another. Raises InputError where it is no place."""
     return open_store(init_from).uri
+
+
+PLACES = ("against", "data", "features", "file", "list", "out", "run", "start", "storage", "videos")
+"""Flags that name a file or a folder, or an s3:// URI."""
+
+
+def refuse_lost(flags: Any, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise InputError in a job of Ray that took its code along, for a place in the folder of that code, which Ray removes.
+
+    Flags that a verb names as its `SCRATCH` may be there.
+    """
+    if not (json.loads(environment.get(JOB, "{}")).get("runtime_env") or {}).get("working_dir"):
+        return
+    for name, value in _values(flags):
+        if name in PLACES and name not in getattr(flags, "SCRATCH", ()) and not ("://" in value or os.path.isabs(value)):
+            raise InputError(
+                f"--{name} {value} would be in the job's own copy of the code, which Ray removes after it; give an s3:// URI, or a path "
+                "from / on that all nodes share"
+            )
+
+
+def _values(flags: Any) -> Iterator[tuple[str, str]]:
+    """Flags with text as their value, by name, those of groups too."""
+    for field_ in dataclasses.fields(flags):
+        value = getattr(flags, field_.name)
+        if dataclasses.is_dataclass(value):
+            yield from _values(value)
+        elif isinstance(value, str):
+            yield field_.name, value
 
 
 def _refuse_empty(flags: Any, group: str = "") -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -18,6 +18,8 @@ from mvgan.validation import validate
 @dataclass(frozen=True)
 class Flags:
     """Flags of this verb."""
+
+    SCRATCH: ClassVar[tuple[str, ...]] = ("out",)
 
     name: Annotated[Literal["data", "windows", "step", "video-step", "jacobian", "rpca", "frechet"], tyro.conf.Positional]
     """data: pairs from shards against OpenCV's random access, and the plain loop against Ray Data. windows: pairs per

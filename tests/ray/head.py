@@ -60,13 +60,13 @@ class Head:
         """`ray job VERB ...` as a user gives it."""
         return self._run(["ray", "job", verb, "--address", self.address, *words])
 
-    def submit(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`python -m jobs.submit ...` as a user gives it, who may have more in his environment."""
-        return self._run([sys.executable, "-m", "jobs.submit", "--address", self.address, *words], environment)
+    def submit(self, *words: str, checkout: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`python -m jobs.submit ...` as a user gives it in the folder of a checkout, who may have more in his environment."""
+        return self._run([sys.executable, "-m", "jobs.submit", "--address", self.address, *words], environment, checkout)
 
-    def _run(self, line: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def _run(self, line: list[str], environment: dict[str, str] | None = None, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
         there = self.environment | (environment or {})
-        return subprocess.run(line, cwd=ROOT, env=there, capture_output=True, text=True, timeout=LAST_S)
+        return subprocess.run(line, cwd=folder, env=there, capture_output=True, text=True, timeout=LAST_S)
 
     def wait(self, name: str) -> str:
         """Until a job has ended: how."""

@@ -3,6 +3,7 @@
 Reference: KubeRay's own schemas (folder kuberay/ of MVGAN_TEST_DATA), Ray's command line, and mvgan's for what the job runs.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -112,6 +113,47 @@ def test_pods_are_closed() -> None:
             assert all(container["securityContext"]["allowPrivilegeEscalation"] is False for container in pod["containers"])
             assert all("@sha256:" in container["image"] and "env" not in container for container in pod["containers"])
         assert all(group["template"]["spec"]["automountServiceAccountToken"] is False for group in spec["workerGroupSpecs"])
+
+
+PRE_STOP = "containers/0/lifecycle/preStop"
+LEAVE = f"{PRE_STOP}/exec/command"
+
+
+def test_pods_are_drained_before_they_end() -> None:
+    """Reference: the command's own reading of its flags, and the modules that there are."""
+    for spec in clusters():
+        for group in spec["workerGroupSpecs"]:
+            pod = group["template"]["spec"]
+            python, flag, module, *words = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+            assert (python, flag) == ("python", "-m") and importlib.util.find_spec(module)
+            read = importlib.import_module(module).read(words)
+            assert read.cloud == "now" and 60 <= read.seconds < pod["terminationGracePeriodSeconds"] <= 120  # 120 is what AWS gives
+
+
+@pytest.mark.parametrize("name", [CLUSTER_FILE, JOB_FILE])
+@pytest.mark.parametrize("group", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (f"{LEAVE}/2", "mvgan.distributed.notices", "told nothing"), (f"{LEAVE}/3", "aws", "told nothing"),
+        (f"{LEAVE}/4", "--second", "told nothing"), (f"{LEAVE}/5", "soon", "told nothing"), (LEAVE, REMOVE, "told nothing"),
+        (PRE_STOP, {"httpGet": {"port": 1}}, "told nothing"), ("containers/0/lifecycle", REMOVE, "told nothing"),
+        (f"{LEAVE}/5", "106", "preStop takes 106 s of the 110 s"), (f"{LEAVE}/5", "0", "preStop takes 0 s"),
+        ("terminationGracePeriodSeconds", 100, "100 s of the 100 s"), ("terminationGracePeriodSeconds", REMOVE, "100 s of the 30 s"),
+    ],
+)  # fmt: skip
+def test_a_pod_that_ends_before_it_has_drained_is_refused(name: str, group: int, path: str, value: Any, said: str) -> None:
+    document, above = load(name), "spec" if name == CLUSTER_FILE else "spec/rayClusterSpec"
+    check(yaml.safe_dump(document))
+    spoil(document, f"{above}/workerGroupSpecs/{group}/template/spec/{path}", value)
+    with pytest.raises(InputError, match=f"{document_groups(document)[group]}: .*{said}"):
+        check(yaml.safe_dump(document))
+
+
+def document_groups(document: Any) -> list[str]:
+    """Names of its groups of workers."""
+    spec = document["spec"]
+    return [group["groupName"] for group in spec.get("rayClusterSpec", spec)["workerGroupSpecs"]]
 
 
 def test_the_job_is_a_command_of_mvgan() -> None:
