@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mvgan.config import Resources
 from mvgan.distributed.autoscaler import Ask
 from mvgan.distributed.resources import bundles, demand, describe, fits, nodes, teams
+from mvgan.distributed.stop import Stop, heed, raise_asked
 from mvgan.distributed.watchdog import Room
 
 
@@ -37,6 +38,15 @@ class Places:
         self.resources = resources
         self._entered: dict[str, float] = {}
         self._rooms: dict[str, Room] = {}
+        self._stop = ""
+
+    def stop(self, words: str) -> None:
+        """Have all trainings end; `words` say why, and what to do."""
+        self._stop = words
+
+    def stopped(self) -> str:
+        """What `stop` was told, empty before."""
+        return self._stop
 
     def enter(self, who: str) -> str | None:
         """Let `who` in, or say what there is instead of room."""
@@ -95,7 +105,8 @@ class Door:
         """Wait until there is room for the training `who`, and say once that it waits.
 
         Meanwhile a cluster that can grow is asked for its room. Only who waits asks here: for those inside Ray Train and `Elastic` do, and
-        requests add up. What was asked for by a process that was killed is forgotten after a while.
+        requests add up. What was asked for by a process that was killed is forgotten after a while. Raises the stop that was noted in
+        this process.
         """
         ask: Ask | None = None
         try:
@@ -103,6 +114,7 @@ class Door:
                 if ask is None:
                     say(f"waits for room on the cluster: {demand(self.resources)}; free are {instead}")
                     ask = Ask(bundles(self.resources))
+                raise_asked()
                 ask.keep()
                 time.sleep(POLL_S)
         finally:
@@ -116,6 +128,19 @@ class Door:
     def left(self, who: str) -> None:
         """`who` needs no room any more."""
         ray.get(self.actor.left.remote(who))
+
+    def stop(self, stop: Stop) -> None:
+        """Pass a stop on to the processes that lead trainings, which look for it by `heed`."""
+        ray.get(self.actor.stop.remote(str(stop)))
+
+    def heed(self) -> None:
+        """Note in this process the stop that was passed on, if there is one: its training then commits and ends, or does not begin."""
+        try:
+            words = ray.get(self.actor.stopped.remote())
+        except ray.exceptions.RayActorError:
+            return  # without the driver's node nobody asks any more
+        if words:
+            heed(Stop(words))
 
     def close(self) -> None:
         """At the end, when nobody comes any more: free what those have held that were killed last."""

@@ -20,7 +20,7 @@ from ray.data._internal.stats import get_or_create_stats_actor
 
 from mvgan.config import Ended, InputError, Resources
 from mvgan.distributed.autoscaler import ANSWER_S, Ask, Bundle, Growth, answers_requests, growth, refuses
-from mvgan.distributed.stop import stoppable
+from mvgan.distributed.stop import raise_asked, stoppable
 
 
 logger = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ def await_room(resources: Resources, longest_s: float | None = None) -> int:
     """Wait until workers and decoding have room beside what else runs on the cluster, at most `longest_s`, or `resources.start_s`.
 
     Returns how many workers there is room for: `resources.workers`, or, when that does not come within SETTLE_S of it, fewer, if they
-    do. An autoscaler is asked for what is missing. Raises NoRoom when there was none in time.
+    do. An autoscaler is asked for what is missing. Raises NoRoom when there was none in time, and the stop that was noted meanwhile.
     """
     longest_s = resources.start_s if longest_s is None else longest_s
     deadline, ask, some_since = time.monotonic() + longest_s, None, math.inf
@@ -291,6 +291,7 @@ def await_room(resources: Resources, longest_s: float | None = None) -> int:
             if ask is None:
                 logger.info("waits for room on the cluster: %s; free are %s", demand(resources), free)
                 ask = Ask(bundles(resources))
+            raise_asked()
             ask.keep()
             time.sleep(POLL_S)
         return count

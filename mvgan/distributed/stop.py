@@ -47,9 +47,9 @@ def stoppable(max_hours: float) -> Iterator[None]:
     """
 
     def ask(stop: Stop) -> None:
-        _Asked.stop = _Asked.stop or stop
+        heed(stop)
         if not _Asked.awaited:
-            raise _Asked.stop
+            raise_asked()
 
     def terminate(signum: int, frame: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
@@ -71,8 +71,15 @@ def stoppable(max_hours: float) -> Iterator[None]:
         _Asked.stop = None
 
 
+def heed(stop: Stop) -> None:
+    """Note a stop that has come to another process and is for this one too: `awaited` tells of it, and `raise_asked` raises it."""
+    _Asked.stop = _Asked.stop or stop
+
+
 def raise_asked() -> None:
-    """Raise the stop that was asked for, if there is one that an error of `awaited` has gone before: nothing begins anew then."""
+    """Raise the stop that was asked for, if there is one that nothing has raised: an error of `awaited` has gone before it, or it was
+    only noted. Nothing begins anew then, and nothing is waited for.
+    """
     if _Asked.stop is not None:
         raise _Asked.stop
 

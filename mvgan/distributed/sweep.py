@@ -12,26 +12,30 @@ import os
 import queue
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import BasicVariantGenerator
 
 from mvgan.config import Ended, InputError, Resources
 from mvgan.data.shards import ShardSet
 from mvgan.distributed.codes import factorize_latents, find_codes
 from mvgan.distributed.door import Door
 from mvgan.distributed.resources import LEADER_BYTES, NoRoom, check_room, leaders, nodes, teams
-from mvgan.distributed.stop import Stop
+from mvgan.distributed.stop import Stop, awaited
 from mvgan.distributed.trainer import Beside, train_stage
 from mvgan.distributed.watchdog import Room
 from mvgan.storage.holder import held
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable
 from mvgan.sweep import SweepFolder, Trial, described, distinct_generators, forget_grams
+from mvgan.train.committer import Stopped
 from mvgan.train.export import WEIGHTS, export_weights
 from mvgan.train.hooks import History, read_metrics
 from mvgan.train.kept import kept_settings
@@ -40,7 +44,10 @@ from mvgan.train.state import UNITS
 
 
 POLL_S = 2.0
-"""Time between two looks at what training has measured."""
+"""Time between two looks at what training has measured, and whether it has to end."""
+
+LATE_S = 120.0
+"""Time to commit and to end at a stop, beside the `hang_s` after which what hangs in a run is ended."""
 
 DRIVER: dict[str, float] = {"CPU": 0, "memory": LEADER_BYTES}
 """What the process asks for that leads a run: no CPU, as leaders that hold the CPUs of their own workers would wait for ever."""
@@ -208,7 +215,7 @@ def _asha(phase: Phase, halving: int) -> ASHAScheduler:
 
 
 def _tune(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None, failed: Failures) -> None:
-    """Have Tune lead the runs `due`; notes in `failed` which have failed."""
+    """Have Tune lead the runs `due`; notes in `failed` which have failed. Raises Stop once those at work have committed and ended."""
     if not due:
         return
     os.environ.update(QUIET)
@@ -218,23 +225,24 @@ def _tune(phase: Phase, due: Sequence[str], scheduler: ASHAScheduler | None, fai
     _, free = nodes()
     if leaders(free) < at_once:
         print(f"sweep: Ray's memory that is free holds {leaders(free)} of the {at_once} processes that lead runs; others wait", flush=True)
-    door = Door(phase.resources)
-    with tempfile.TemporaryDirectory(prefix="mvgan-tune-") as notes:
+    door, search = Door(phase.resources), BasicVariantGenerator(max_concurrent=at_once)
+    with awaited() as asked, tempfile.TemporaryDirectory(prefix="mvgan-tune-") as notes:
+        ending = _Ending(phase, asked, door, search)
         tune.Tuner(
             tune.with_resources(functools.partial(_lead, phase=phase, door=door), tune.PlacementGroupFactory([DRIVER])),
             param_space={"key": tune.grid_search(list(due))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, scheduler=scheduler),
-            run_config=tune.RunConfig(name=phase.stage, storage_path=notes, verbose=0, callbacks=[teller]),
+            tune_config=tune.TuneConfig(search_alg=search, scheduler=scheduler),
+            run_config=tune.RunConfig(name=phase.stage, storage_path=notes, verbose=0, callbacks=[ending, teller]),
         ).fit()
     door.close()
 
 
 def _lead(config: dict[str, Any], phase: Phase, door: Door) -> None:
-    """What a process of Tune does: tell what the run has measured before, train it to its end, and tell what it measures meanwhile."""
+    """What a process of Tune does: tell what the run has measured before, train it to its end or a stop, and tell what it measures."""
     key = config["key"]
     run, end = phase.open(key), phase.end(key)
     told = _tell(run, phase.stage, end, -1)
-    outcome: list[str] = []
+    outcome: dict[str, str] = {}
     waits: queue.SimpleQueue[str] = queue.SimpleQueue()
     if not phase.stopped(key):
         if phase.stage == "video":
@@ -242,13 +250,14 @@ def _lead(config: dict[str, Any], phase: Phase, door: Door) -> None:
         thread = threading.Thread(target=_train, args=(phase, run, door, waits.put, outcome), daemon=True)
         thread.start()
         while thread.is_alive():
+            door.heed()
             thread.join(POLL_S)
             while not waits.empty():
                 tune.report({"waits": waits.get(), "ended": False})
             told = _tell(run, phase.stage, end, told)
     measured = _measured(run, phase.stage)
     last = {"clips": measured[-1]["images"], "frechet": measured[-1]["frechet"]} if measured else {}
-    tune.report({**last, "ended": True, "error": outcome[0] if outcome else None})
+    tune.report({**last, "ended": True, **outcome})
 
 
 def _tell(run: RunFolder, stage: str, end: int, told: int) -> int:
@@ -269,14 +278,16 @@ def _measured(run: RunFolder, stage: str) -> History:
         return []
 
 
-def _train(phase: Phase, run: RunFolder, door: Door, say: Callable[[str], None], outcome: list[str]) -> None:
-    """Train; whatever ends it becomes a line, so that one run's failure is not the end of the others."""
+def _train(phase: Phase, run: RunFolder, door: Door, say: Callable[[str], None], outcome: dict[str, str]) -> None:
+    """Train; whatever ends it becomes a line, a stop's or an error's, so that one run's failure is not the end of the others."""
     try:
         _train_in_turn(phase, run, door, say)
+    except (Stop, Stopped) as stop:
+        outcome["stopped"] = str(stop)
     except (InputError, Ended) as error:
-        outcome.append(str(error))
+        outcome["error"] = str(error)
     except Exception as error:
-        outcome.append(f"{type(error).__name__}; see {run.store.uri}/{ERROR_LOG}")
+        outcome["error"] = f"{type(error).__name__}; see {run.store.uri}/{ERROR_LOG}"
         run.store.write(ERROR_LOG, traceback.format_exc().encode())
 
 
@@ -291,6 +302,35 @@ def _train_in_turn(phase: Phase, run: RunFolder, door: Door, say: Callable[[str]
             say(f"waits again: {error}")
         finally:
             door.left(run.uri)
+
+
+class _Ending(tune.Callback):
+    """Ends what Tune leads at a stop: the runs at work commit and end by themselves, and no other begins.
+
+    Were Tune, or the process, to end as soon as it is asked to, the processes that lead runs would be killed.
+    """
+
+    def __init__(self, phase: Phase, asked: Callable[[], Stop | None], door: Door, search: BasicVariantGenerator) -> None:
+        self.phase, self.asked, self.door, self.search = phase, asked, door, search
+        self.late_s = phase.resources.hang_s + LATE_S
+        self.until: float | None = None
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """In each round of Tune. Raises Stop, which Tune passes on, when no run is at work any more, or one does not end."""
+        if (stop := self.asked()) is None:
+            return
+        at_work = [trial for trial in trials if trial.status == TuneTrial.RUNNING]
+        if self.until is None:
+            self.until = time.monotonic() + self.late_s
+            self.search.set_finished()
+            self.door.stop(stop)
+            print(f"sweep: {stop.why}; of the {self.phase.what}s {len(at_work)} are at work, which commit and end", flush=True)
+        if not at_work:
+            raise stop
+        if time.monotonic() > self.until:
+            names = ", ".join(self.phase.name(trial.config["key"]) for trial in at_work)
+            print(f"sweep: {names}: not ended within {self.late_s:g} s; killed, and what came after the last commit is lost", flush=True)
+            raise stop
 
 
 class _Teller(tune.Callback):
@@ -314,6 +354,8 @@ class _Teller(tune.Callback):
             self._fail(key, result["error"])
         elif self.phase.finished(key):  # also when its measures, told again, would have had it stopped
             self._end(key, "done", result)
+        elif "stopped" in result:
+            self._say(f"{self.phase.name(key)}: {result['stopped']}")
         elif not result.get("ended"):
             self.phase.folder.stop(self.phase.trials[key], result["clips"])
             self._end(key, "stopped early", result)

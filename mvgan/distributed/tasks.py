@@ -12,6 +12,7 @@ import torch
 from mvgan.config import Resources
 from mvgan.distributed.errors import end_with
 from mvgan.distributed.resources import RoomLost
+from mvgan.distributed.stop import raise_asked
 
 
 POLL_S = 5.0
@@ -34,7 +35,7 @@ def run_tasks(
 ) -> Iterator[Any]:
     """Results of one task per tuple of arguments, in their order whatever the order of arrival; prints progress as `verb`.
 
-    Raises Ended where a task fails for good, with `lower` as what to do when it ran out of memory.
+    Raises Ended where a task fails for good, with `lower` as what to do when it ran out of memory, and the stop that was noted meanwhile.
     """
     remote = ray.remote(num_cpus=1, **_options(resources))(_call)
     if resources.gpu and resources.gpu_share < 1:
@@ -44,6 +45,7 @@ def run_tasks(
     waiting: dict[Any, int] = {}
     started, told, submitted, given = time.monotonic(), 0.0, 0, 0
     while given < len(arguments):
+        raise_asked()
         while submitted < min(len(arguments), given + AHEAD * IN_FLIGHT) and len(waiting) < IN_FLIGHT:
             waiting[remote.remote(function, *arguments[submitted])] = submitted
             submitted += 1

@@ -1,12 +1,13 @@
-"""A sweep on Ray Tune: killed and going on as a user would, on a cluster with room for two runs, with early stopping, beside others."""
+"""A sweep on Ray Tune: stopped and killed as by a user, on a cluster with room for two runs, beside others."""
 
 import csv
-import dataclasses
 import os
-import shutil
+import re
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,27 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from mvgan.config import Resources
+from mvgan.distributed import sweep as module
 from mvgan.distributed.resources import nodes, teams
-from mvgan.distributed.sweep import run_sweep
+from mvgan.distributed.stop import Terminated, awaited, stoppable
+from mvgan.distributed.sweep import Phase, run_sweep
+from mvgan.distributed.watchdog import Room
 from mvgan.report.frames import frames_outcome
+from mvgan.storage.commit import Commits
 from mvgan.storage.run import RunFolder
-from mvgan.sweep import Sweep, SweepFolder, Trial, open_sweep, outcome
+from mvgan.storage.uri import open_store
+from mvgan.sweep import Sweep, SweepFolder, open_sweep, outcome
 from mvgan.tables import TABLES
-from mvgan.train.hooks import read_metrics
+from mvgan.train.committer import Stopped
 from tests.short_run import ROOT, command, environment
 from tests.unit.conftest import tiny_run
 
 
 __all__ = ["tiny_run"]  # a fixture
 
+LAST_S = 400
+"""Time for a sweep to get anywhere, on a machine that has other work."""
+SELDOM = ("--pairs.total-kimg", "1.28", "--pairs.tick-kimg", "0.032", "--pairs.commit-kimg", "1.28", "--pairs.evaluations", "1")
 GRID = ("--interval", "2", "3", "--num-codes", "2", "4", "--video.eval-clips", "16")
 
 
@@ -41,17 +50,46 @@ def of_trials(commits: dict[str, int]) -> bool:
     return any("/trials/" in path for path in commits)
 
 
-def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path) -> None:
-    """SIGKILL once a trial is done and others are not; two pair generators serve four trials."""
-    flags = command(*GRID, "--videos", str(clips), "--storage", str(tmp_path), "--name", "s", job="sweep")
+def started(flags: list[str]) -> subprocess.Popen[str]:
+    """A driver as a user's."""
+    return subprocess.Popen(
+        flags, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(driver: subprocess.Popen[str], there: Callable[[], bool]) -> None:
+    """Wait while the driver is at work."""
+    deadline = time.monotonic() + LAST_S
+    while not there():
+        assert driver.poll() is None and time.monotonic() < deadline, driver.communicate(timeout=LAST_S)
+        time.sleep(0.1)
+
+
+def test_a_stopped_and_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path) -> None:
+    """SIGTERM while both pair generators train, none of which has a commit due before its end; then SIGKILL once a trial is done and
+    others are not. Two pair generators serve four trials.
+    """
+    flags = command(*GRID, *SELDOM, "--videos", str(clips), "--storage", str(tmp_path), "--name", "s", job="sweep")
     folder = tmp_path / "s"
-    first = subprocess.Popen(flags, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 400
-    while not of_trials(finished(folder)):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    first = started(flags)
+    wait_for(first, lambda: len(list(folder.glob("pairs/*/pairs/metrics.jsonl"))) == 2)
+    first.terminate()
+    said, errors = first.communicate(timeout=LAST_S)
+    assert first.returncode == 1 and "Traceback" not in errors, said + errors
+    assert errors.splitlines()[-1] == "error: stopped by SIGTERM; the same command goes on from the last commit"
+    assert "2 are at work, which commit and end" in said and said.splitlines()[-1] == str(folder / "sweep.html")
+    told = re.findall(r"^sweep: pair generator of interval (\d): pairs: stopped by SIGTERM; committed at (\d+) pairs, and ", said, re.M)
+    newest = {run: Commits(open_store(str(run)), "pairs").newest() for run in (folder / "pairs").iterdir()}
+    at = {run: commit.images for run, commit in newest.items() if commit is not None}
+    assert len(at) == 2 and all(0 < images < 1280 for images in at.values())
+    assert sorted(k for k, _ in told) == ["2", "3"] and sorted(int(images) for _, images in told) == sorted(at.values())
+
+    second = started(flags)
+    wait_for(second, lambda: of_trials(finished(folder)))
+    os.kill(second.pid, signal.SIGKILL)
+    second.wait()
+    for run, images in at.items():
+        assert any(f"pairs: goes on from its commit at {images}" in log.read_text() for log in run.glob("logs/*.log"))
     before = finished(folder)
     assert len(list((folder / "pairs").iterdir())) == 2 and not (folder / "sweep.csv").exists()
 
@@ -70,41 +108,57 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(clips: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_more_trials_than_room_wait_and_early_stopping_ends_the_worse(
-    tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On four logical CPUs two trials run at a time, each a worker and its decoding, and a third one comes after.
-
-    Then two of them again, one after another, the one first that was better after 40 clips: by ASHA's rule (Li et al., 2020) the
-    other one is not among the best half there. Trials are long enough not to be over before Tune has stopped them.
-    """
+def test_more_trials_than_room_wait(tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On four logical CPUs two trials run at a time, each a worker and its decoding, and a third one comes after."""
     assert teams(nodes()[0], Resources()) == 2
-    video = dataclasses.replace(tiny_run.run.video, total_clips=480, tick_clips=40, commit_clips=480, evaluations=12)
-    base = dataclasses.replace(tiny_run.run, video=video)
-    folder = open_sweep(str(tmp_path / "s"), Sweep(base, {"num_codes": (1, 2, 3)}, tiny_run.data))
-    resources = Resources(threads=1, start_s=300)
-    assert trained(folder, resources, 0, 0) == {}
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"num_codes": (1, 2, 3)}, tiny_run.data))
+    assert trained(folder, Resources(threads=1, start_s=300), 0, 0) == {}
     said = capsys.readouterr().out
     assert "sweep: 1 of 1 pair generators to train, 1 at once" in said and "sweep: 3 of 3 trials to train, 2 at once" in said
     assert said.count(" done, Frechet distance") == 4
-    trials = folder.sweep.trials()
-    assert [outcome(folder, trial).status for trial in trials] == ["done"] * 3
+    assert [outcome(folder, trial).status for trial in folder.sweep.trials()] == ["done"] * 3
 
-    early = {trial.run.num_codes: history(folder, trial)[40] for trial in trials}
-    order = (min(early, key=lambda codes: early[codes]), max(early, key=lambda codes: early[codes]))
-    shutil.copytree(tmp_path / "s" / "pairs", tmp_path / "early" / "pairs")
-    folder = open_sweep(str(tmp_path / "early"), Sweep(base, {"num_codes": order}, tiny_run.data))
-    for _ in range(2):  # what was stopped stays so, as long as trials are stopped early
-        assert trained(folder, resources, 1, 2) == {}
-        better, worse = (outcome(folder, trial) for trial in folder.sweep.trials())
-        assert (better.status, better.clips, worse.status) == ("done", 480, "stopped")
-        assert 480 not in history(folder, worse.trial)
-    assert "pair generators to train" not in capsys.readouterr().out
-    assert trained(folder, resources, 5, 0) == {}  # more than there is room for; and without early stopping it goes on
-    said = capsys.readouterr().out
-    assert "room for 2 of 5 runs at once; others wait" in said and "sweep: 1 of 2 trials to train, 1 at once" in said
-    assert outcome(folder, worse.trial).status == "done" and 480 in history(folder, worse.trial)
-    assert not folder.stopped(worse.trial)
+
+class Idle(Phase):
+    """Runs that train nothing: the first ends at a stop as one that has committed, the second hears of none."""
+
+    def train(self, run: RunFolder, placed: Callable[[Room], None]) -> None:
+        run.store.write("begun", b"")
+        with awaited() as asked:
+            while asked() is None or run.run.num_codes == 2:
+                time.sleep(0.1)
+            raise Stopped("committed")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_at_a_stop_what_is_at_work_ends_and_nothing_begins(
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM to this process while two of three trials are at work. The one that hangs is not waited for for ever."""
+    monkeypatch.setattr(module, "LATE_S", 14.0)
+    folder = open_sweep(str(tmp_path / "s"), Sweep(tiny_run.run, {"num_codes": (1, 2, 3)}, tiny_run.data))
+    trials = {trial.key: trial for trial in folder.sweep.trials()}
+    marks = [tmp_path / "s" / "trials" / key / "begun" for key in trials]
+
+    def terminate() -> None:
+        deadline = time.monotonic() + LAST_S
+        while not all(mark.exists() for mark in marks[:2]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    failed: dict[str, str] = {}
+    threading.Thread(target=terminate, daemon=True).start()
+    phase = Idle("trial", "video", folder, trials, Resources(hang_s=1), 2, halving=2)
+    with pytest.raises(Terminated), stoppable(0):
+        module._tune(phase, list(trials), None, failed)
+    assert capsys.readouterr().out.splitlines() == [
+        "sweep: 3 of 3 trials to train, 2 at once",
+        "sweep: stopped by SIGTERM; of the trials 2 are at work, which commit and end",
+        "sweep: trial of num_codes 1: committed",
+        "sweep: trial of num_codes 2: not ended within 15 s; killed, and what came after the last commit is lost",
+    ]
+    assert [mark.exists() for mark in marks] == [True, True, False]
+    assert failed == {} and not any(folder.stopped(trial) for trial in trials.values())
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -134,9 +188,3 @@ def trained(folder: SweepFolder, resources: Resources, at_once: int, halving: in
     failed: dict[str, str] = {}
     run_sweep(folder, resources, at_once, halving, failed)
     return failed
-
-
-def history(folder: SweepFolder, trial: Trial) -> dict[int, float]:
-    """The Frechet distance of a trial by the clips after which it was taken."""
-    records = read_metrics(folder.open_trial(trial).store, "video")
-    return {record["images"]: record["frechet"] for record in records if "frechet" in record}

@@ -5,11 +5,13 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from mvgan.config import Resources
 from mvgan.distributed import door as module
 from mvgan.distributed.door import Door, Places
 from mvgan.distributed.resources import Node, teams
+from mvgan.distributed.stop import Stop, _Asked
 from mvgan.distributed.watchdog import Room
 from tests.unit.distributed.test_resources import Asked
 
@@ -114,3 +116,41 @@ def test_who_waits_asks_the_cluster_for_its_room_and_no_longer(ends: str, monkey
     with pytest.raises(KeyboardInterrupt) if ends == "stopped" else nullcontext():
         door.wait("b", said.append)
     assert Asked.ever[0].withdrawn and len(said) == 1
+
+
+def test_a_stop_that_is_passed_on_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two CPUs hold one run, and the second waits. It is in another process than the first, which was asked to end."""
+    Cluster(monkeypatch, 2)
+    Asked.ever.clear()
+    places, said = Places(Resources()), list[str]()
+    doors = [Door.__new__(Door) for _ in "ab"]
+    for door in doors:
+        door.resources = Resources()
+        door.actor = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(places, name)) for name in ("enter", "stop", "stopped")})
+    monkeypatch.setattr(module, "Ask", Asked)
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    monkeypatch.setattr(_Asked, "stop", None)
+    doors[0].wait("a", said.append)
+    doors[1].heed()
+    assert _Asked.stop is None and not said
+
+    def sleep(seconds: float) -> None:
+        doors[0].stop(Stop("stopped by SIGTERM; go on"))
+        doors[1].heed()
+
+    monkeypatch.setattr("time.sleep", sleep)
+    with pytest.raises(Stop, match=r"^stopped by SIGTERM; go on$"):
+        doors[1].wait("b", said.append)
+    assert Asked.ever[0].withdrawn and len(said) == 1
+
+
+def test_without_the_node_of_the_driver_nobody_asks_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(answer: object) -> None:
+        raise ray.exceptions.RayActorError
+
+    door = Door.__new__(Door)
+    door.actor = SimpleNamespace(stopped=SimpleNamespace(remote=lambda: None))
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr(_Asked, "stop", None)
+    door.heed()
+    assert _Asked.stop is None

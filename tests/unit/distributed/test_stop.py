@@ -9,9 +9,12 @@ from contextlib import nullcontext, suppress
 import pytest
 
 from mvgan.config import Ended, Resources
+from mvgan.distributed import resources
 from mvgan.distributed import stop as module
-from mvgan.distributed.resources import session
-from mvgan.distributed.stop import Terminated, TimeOver, awaited, raise_asked, stoppable
+from mvgan.distributed.resources import await_room, session
+from mvgan.distributed.stop import Stop, Terminated, TimeOver, awaited, heed, raise_asked, stoppable
+from mvgan.distributed.tasks import run_tasks
+from tests.unit.distributed.test_resources import Asked
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +121,28 @@ def test_a_later_command_of_the_process_knows_nothing_of_it() -> None:
             terminate()
         with later, awaited() as asked:
             assert asked() is None
+
+
+def test_a_stop_of_another_process_is_told_and_raised_where_one_looks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process without handlers of its own, as those of Ray are: by training, by tasks, and by who waits for room."""
+    monkeypatch.setattr(module._Asked, "stop", None)
+    told = []
+
+    def train() -> None:
+        with awaited() as asked:
+            told.append(asked())
+            heed(stop)
+            heed(Stop("a later one"))
+            told.append(asked())
+
+    def wait() -> None:
+        await_room(Resources())
+
+    stop = Stop("stopped by SIGTERM; the same command goes on")
+    monkeypatch.setattr(resources, "standing", lambda: ([], []))
+    monkeypatch.setattr(resources, "Ask", Asked)
+    for work in (train, lambda: next(run_tasks(print, [()], Resources(), "codes", "latents", "")), wait):
+        with pytest.raises(Stop) as raised:
+            work()
+        assert raised.value is stop
+    assert told == [None, stop]

@@ -12,11 +12,12 @@ from mvgan.config import Ended, InputError, Resources
 from mvgan.distributed import sweep as module
 from mvgan.distributed.door import Door
 from mvgan.distributed.resources import Node, NoRoom
-from mvgan.distributed.stop import TimeOver
-from mvgan.distributed.sweep import ERROR_LOG, Phase, _due, _grams, _measured, _room, _Teller, _train, run_sweep
+from mvgan.distributed.stop import Stop, Terminated, TimeOver
+from mvgan.distributed.sweep import ERROR_LOG, LATE_S, Phase, _due, _Ending, _grams, _measured, _room, _Teller, _train, run_sweep
 from mvgan.storage.run import RunFolder
 from mvgan.storage.uri import Unreachable
 from mvgan.sweep import Sweep, open_sweep
+from mvgan.train.committer import Stopped
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ class OpenDoor:
         self.seen.append(("left", who))
 
 
-def train(phase: Phase, run: RunFolder, outcome: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+def train(phase: Phase, run: RunFolder, outcome: dict[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
     """`_train`, with what it asked of the door, and what was said."""
     door, said = OpenDoor(), list[str]()
     try:
@@ -61,13 +62,13 @@ def complete(teller: _Teller, key: str, result: dict[str, Any]) -> None:
 
 def test_what_tune_stopped_is_noted_and_what_ended_with_nothing_failed(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
     teller, (_, other) = _Teller(phase, 2, {}), phase.trials
-    complete(teller, other, {"ended": True, "error": None})
+    complete(teller, other, {"ended": True})
     assert teller.failed == {other: "it has ended without a result; the same command goes on from its last commit"}
     assert not phase.stopped(other)
     complete(teller, other, {"ended": False, "clips": 4, "frechet": 3.0})
     assert phase.stopped(other) and "stopped early, Frechet distance 3" in capsys.readouterr().out
     teller = _Teller(phase, 1, {})
-    complete(teller, other, {"ended": True, "error": None, "clips": 4, "frechet": 3.0})  # told again, and not trained
+    complete(teller, other, {"ended": True, "clips": 4, "frechet": 3.0})  # told again, and not trained
     assert teller.failed == {}
 
 
@@ -78,12 +79,85 @@ def test_a_finished_trial_is_done_even_if_its_replay_is_stopped(phase: Phase, ca
     assert not phase.folder.stopped(phase.trials[done]) and teller.failed == {}
 
 
+def test_what_has_committed_at_a_stop_has_neither_failed_nor_was_it_stopped_early(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
+    teller, (done, other) = _Teller(phase, 2, {}), phase.trials
+    words = "video: stopped by SIGTERM; committed at 12 clips, and the same command goes on from there"
+    complete(teller, other, {"ended": True, "stopped": words, "clips": 8, "frechet": 3.0})
+    assert capsys.readouterr().out == f"sweep: trial of num_codes 1: {words}\n"
+    assert (teller.failed, teller.ended) == ({}, 0) and not phase.folder.stopped(phase.trials[other])
+    complete(teller, done, {"ended": True, "stopped": words})  # its last step was done when the stop came
+    assert "1/2 trials: trial of num_codes 2 done" in capsys.readouterr().out
+
+
+class Ending:
+    """`_Ending` on a clock, and with a door and a search of notes."""
+
+    def __init__(self, phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.seen = 0.0, list[object]()
+        self.stop: Stop | None = None
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        door = SimpleNamespace(stop=self.seen.append)
+        search = SimpleNamespace(set_finished=lambda: self.seen.append("no other begins"))
+        self.ending = _Ending(phase, lambda: self.stop, cast(Door, door), cast(Any, search))
+
+    def step(self, *statuses: str) -> None:
+        trials = [
+            SimpleNamespace(status=status, config={"key": key}) for key, status in zip(self.ending.phase.trials, statuses, strict=True)
+        ]
+        self.ending.on_step_begin(0, trials)
+
+
+def test_at_a_stop_no_other_run_begins_and_those_at_work_are_waited_for(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune = Ending(phase, monkeypatch)
+    tune.step("RUNNING", "PENDING")
+    assert tune.seen == []
+    tune.stop = Terminated("stopped by SIGTERM; the same command goes on from the last commit")
+    for now in (0, phase.resources.hang_s, phase.resources.hang_s + LATE_S):
+        tune.now = now
+        tune.step("RUNNING", "PENDING")
+    assert tune.seen == ["no other begins", tune.stop]
+    assert capsys.readouterr().out == "sweep: stopped by SIGTERM; of the trials 1 are at work, which commit and end\n"
+    with pytest.raises(Terminated):
+        tune.step("TERMINATED", "PENDING")
+
+
+def test_what_does_not_end_at_a_stop_is_not_waited_for_for_ever(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not before its own watchdog would have ended what hangs in it."""
+    tune = Ending(phase, monkeypatch)
+    tune.stop = TimeOver("the 2 hours of --max-hours are over")
+    tune.step("TERMINATED", "RUNNING")
+    tune.now = phase.resources.hang_s + LATE_S + 1
+    with pytest.raises(TimeOver):
+        tune.step("TERMINATED", "RUNNING")
+    assert capsys.readouterr().out.endswith(
+        "trial of num_codes 1: not ended within 720 s; killed, and what came after the last commit is lost\n"
+    )
+
+
+@pytest.mark.parametrize("stop", [Stopped("committed at 12 clips"), Stop("stopped by SIGTERM")])
+def test_a_stop_of_a_training_is_told_as_one(stop: Ended, phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its workers have committed, or there was nothing to commit."""
+    (_, other) = phase.trials
+
+    def ended(self: Phase, run: RunFolder, placed: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(Phase, "train", ended)
+    outcome: dict[str, str] = {}
+    train(phase, phase.open(other), outcome)
+    assert outcome == {"stopped": str(stop)}
+
+
 def test_errors_become_lines_even_where_the_log_cannot_be_written(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, other) = phase.trials
     run = phase.open(other)
 
-    def fail(error: Exception) -> list[str]:
-        outcome: list[str] = []
+    def fail(error: Exception) -> dict[str, str]:
+        outcome: dict[str, str] = {}
 
         def raising(self: Phase, run: RunFolder, placed: object) -> None:
             raise error
@@ -92,18 +166,18 @@ def test_errors_become_lines_even_where_the_log_cannot_be_written(phase: Phase, 
         train(phase, run, outcome)
         return outcome
 
-    assert fail(InputError("the user's mistake")) == ["the user's mistake"]
-    assert fail(ZeroDivisionError("unforeseen")) == [f"ZeroDivisionError; see {run.uri}/{ERROR_LOG}"]
+    assert fail(InputError("the user's mistake")) == {"error": "the user's mistake"}
+    assert fail(ZeroDivisionError("unforeseen")) == {"error": f"ZeroDivisionError; see {run.uri}/{ERROR_LOG}"}
     assert b"unforeseen" in run.store.read(ERROR_LOG)
 
     def refuse(*_: object) -> None:
         raise Unreachable("no storage")
 
-    outcome: list[str] = []
+    outcome: dict[str, str] = {}
     monkeypatch.setattr(type(run.store), "write", refuse)
     with pytest.raises(Unreachable):
         train(phase, run, outcome)
-    assert outcome == [f"ZeroDivisionError; see {run.uri}/{ERROR_LOG}"]
+    assert outcome == {"error": f"ZeroDivisionError; see {run.uri}/{ERROR_LOG}"}
 
 
 def test_a_storage_out_of_reach_ends_no_run(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +208,9 @@ def test_who_loses_the_room_waits_again_and_has_not_failed(phase: Phase, monkeyp
         placed("its room")
 
     monkeypatch.setattr(Phase, "train", train_third_time)
-    outcome: list[str] = []
+    outcome: dict[str, str] = {}
     asked, said = train(phase, run, outcome)
-    assert outcome == [] and said == ["waits again: taken", "waits again: taken again"]
+    assert outcome == {} and said == ["waits again: taken", "waits again: taken again"]
     assert [what for what, _ in asked] == [*["wait", "left"] * 2, "wait", "placed", "left"]
 
 
