@@ -182,7 +182,7 @@ def gc(place: Place) -> None:
 def sweep(place: Place) -> None:
     """Of the numbers of codes: the pair generator is trained once."""
     settings = ["--preset", "tiny", *TINY, "--num-codes", "2", "4"]
-    place.job("sweep", *settings, "--data", place.shards, "--storage", place.root / "sweeps", "--name", "one", "--at-once", "1")
+    place.job("sweep", *settings, "--data", place.shards, "--storage", place.root / "sweeps", "--name", "one")
     folder = place.root / "sweeps" / "one"
     rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert sorted(row["num_codes"] for row in rows) == ["2", "4"] and all(float(row["frechet"]) > 0 for row in rows)
@@ -260,3 +260,10 @@ def test_no_verb_is_left_out() -> None:
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
 def test_it_runs_as_a_job(verb: Callable[[Place], None], place: Place) -> None:
     verb(place)
+
+
+def test_a_place_that_is_lost_with_the_job_is_refused(place: Place) -> None:
+    """Reference: what Ray itself tells a job of its upload."""
+    done = place.head.submit("--submission-id", "lost", "--", "pipeline", "--preset", "smoke", "--videos", str(place.clips))
+    assert done.returncode == 2 and "error: --storage runs would be in the job's own copy of the code" in done.stdout, done.stdout
+    assert done.stdout.splitlines()[-1] == "lost failed with status 2; its last lines are above"
