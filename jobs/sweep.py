@@ -17,7 +17,7 @@ from mvgan.distributed.resources import check_room, session
 from mvgan.distributed.sweep import Failures, run_sweep
 from mvgan.report.frames import build_frames_page, frames_outcome, write_frames
 from mvgan.report.sweep import build_sweep_page
-from mvgan.report.tables import measured_videos, paper_section, pictures_section
+from mvgan.report.tables import measured_videos, paper_section, pictures_sections
 from mvgan.storage.holder import held
 from mvgan.storage.uri import open_store
 from mvgan.sweep import EVALUATIONS, Sweep, SweepFolder, check_sweep, described, distinct_generators, open_sweep, outcome, write_results
@@ -147,7 +147,7 @@ def _conclude(folder: SweepFolder, failed: Failures, page: Page) -> None:
         outcomes = [outcome(folder, trial) for trial in trials]
         results = write_results(folder, outcomes, page.name)
         first = [paper_section(page.table, folder, measured_videos(outcomes), page.tiny)] if page.table else []
-        first += [pictures_section(page.table, outcomes)] if page.table and page.table.pictures else []
+        first += pictures_sections(page.table, outcomes) if page.table else []
         built = build_sweep_page(folder, outcomes, failed, page.name, first)
     print(*results, built, sep="\n")
 

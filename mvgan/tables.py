@@ -56,6 +56,10 @@ class Table:
     """The stage that its rows end with: video, or pairs."""
     pictures: str = ""
     """The paper's figures that are grids of what its rows generate."""
+    long_pictures: str = ""
+    """And that of long videos."""
+    edits: str = ""
+    """And that of what motion codes do."""
 
     def sweep(self, base: Run, data: str, axes: Axes | None = None) -> Sweep:
         """Its rows, with the settings `base` and for each value of `axes`, on the shards at `data`."""
@@ -100,7 +104,7 @@ TABLES = {
     "table3-faceforensics": Table(
         "Table III", "Video generation on FaceForensics", FACEFORENSICS, "FVD", (Case(OURS, {}),), {OURS: "108.8"},
         "How far videos of faces are from real ones.", _others("124.7; 185.9; 62.5; 47.4; 111.8"),
-        pictures="Figures 9 and 18",
+        pictures="Figures 9 and 18", long_pictures="Figure 11", edits="Figure 7",
     ),
     "table3-skytimelapse": Table(
         "Table III", "Video generation on SkyTimelapse", SKYTIMELAPSE, "FVD", (Case(OURS, {}),), {OURS: "157.9"},

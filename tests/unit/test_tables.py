@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load
 
 from jobs import reproduce
 from mvgan.config import Run
 from mvgan.data.shards import ShardSet
+from mvgan.data.windows import Item, decode_window
 from mvgan.presets import preset
-from mvgan.report.tables import dataset_section, measured_videos, paper_section, pictures_section
+from mvgan.report.pictures import code_pictures, light
+from mvgan.report.tables import dataset_section, measured_videos, paper_section, pictures_sections
 from mvgan.sample import Generator
 from mvgan.storage.run import RunFolder
 from mvgan.sweep import Outcome, distinct_generators, open_sweep, outcome, with_values
@@ -196,9 +199,9 @@ def test_pictures_are_rows_of_frames_of_what_is_done(tiny_run: RunFolder, tmp_pa
     table = TABLES["mixed-k"]
     folder = open_sweep(str(tmp_path / "s"), table.sweep(tiny_run.run, tiny_run.data))
     trials = folder.sweep.trials()
-    assert "No row has come to its end yet." in pictures_section(table, [outcome(folder, trial) for trial in trials]).body
+    assert "No row has come to its end yet." in pictures_sections(table, [outcome(folder, trial) for trial in trials])[0].body
     shutil.copytree(tiny_run.uri, folder.trial_uri(trials[1]))
-    section = pictures_section(table, [outcome(folder, trial) for trial in trials])
+    (section,) = pictures_sections(table, [outcome(folder, trial) for trial in trials])
     (source,), (alt,) = (re.findall(f'<img [^>]*{name}="([^"]*)"', section.body) for name in ("src", "alt"))
     assert section.title == "Figure 13" and alt == "4 videos of case k = 2, 3, 4, a row each, 4 frames from left to right"
     picture = decoded(base64.b64decode(source.partition(",")[2]))
@@ -206,3 +209,42 @@ def test_pictures_are_rows_of_frames_of_what_is_done(tiny_run: RunFolder, tmp_pa
     expected = videos.transpose(2, 0, 3, 1, 4).repeat(4, 2).repeat(4, 4).reshape(3, 4 * 64, 4 * 64)
     assert picture.shape == expected.shape
     assert np.abs(picture.astype(float) - expected).mean() < 8  # JPEG
+
+
+def test_long_videos_and_edits_are_shown_where_the_paper_has_them(tiny_run: RunFolder, tmp_path: Path) -> None:
+    """Decoded again, against frames 1, 9, ..., 121 of the videos of the same seeds, and the pictures of the run's own page."""
+    assert [(table.long_pictures, table.edits) for table in TABLES.values() if table.long_pictures or table.edits] == [
+        ("Figure 11", "Figure 7")
+    ]
+    table = TABLES["table3-faceforensics"]
+    folder = open_sweep(str(tmp_path / "s"), table.sweep(tiny_run.run, tiny_run.data))
+    (trial,) = folder.sweep.trials()
+    shutil.copytree(tiny_run.uri, folder.trial_uri(trial))
+    clips, long, edits = pictures_sections(table, [outcome(folder, trial)])
+    assert [section.title for section in (clips, long, edits)] == ["Figures 9 and 18", "Figure 11", "Figure 7"]
+    videos = Generator.load(tiny_run.uri).sample(range(4), 128)[:, 0:128:8]
+    assert videos.shape[1] == 16
+    (shown,) = shown_in(long.body)
+    expected = videos.transpose(2, 0, 3, 1, 4).repeat(4, 2).repeat(4, 4).reshape(3, 4 * 64, 16 * 64)
+    assert shown.shape == expected.shape and np.abs(shown.astype(float) - expected).mean() < 8  # JPEG
+    drawn, _ = code_pictures(tiny_run, load(tiny_run.store.read("export/codes.safetensors")))
+    boards = [light(each.board) for each in drawn if each.number == 1]
+    assert [base64.b64decode(source.partition(",")[2]) for source in re.findall('<img [^>]*src="([^"]*)"', edits.body)] == boards
+    assert len(boards) == 2
+
+
+def test_table_7_shows_videos_that_chance_has_picked(tiny_run: RunFolder) -> None:
+    """Decoded again: each row is the beginning of another one of these videos, all of which are decoded here."""
+    shards = ShardSet.open(tiny_run.data)
+    (shown,) = shown_in(dataset_section(shards).body)
+    rows = shown.reshape(3, 4, 64, 16, 64).transpose(1, 3, 0, 2, 4)
+    items = [Item(video, tuple(range(16)), mirror=False) for video in range(len(shards))]
+    beginnings = decode_window(shards, items).repeat(4, 3).repeat(4, 4)
+    nearest = [min(range(len(shards)), key=lambda video, row=row: np.abs(row.astype(float) - beginnings[video]).mean()) for row in rows]  # type: ignore[misc]
+    assert len(set(nearest)) == 4
+    assert all(np.abs(row.astype(float) - beginnings[video]).mean() < 8 for row, video in zip(rows, nearest, strict=True))
+
+
+def shown_in(body: str) -> list[np.ndarray]:
+    """The pictures of a section, uint8 [3, h, w]."""
+    return [decoded(base64.b64decode(source.partition(",")[2])) for source in re.findall('<img [^>]*src="([^"]*)"', body)]
