@@ -85,8 +85,7 @@ def check(text: str) -> None:
     if isinstance(document, dict) and "cluster_name" in document:
         check_launcher(document)
     if isinstance(document, dict) and document.get("kind") in ("RayCluster", "RayJob"):
-        spec = document.get("spec") or {}
-        check_pods(spec.get("rayClusterSpec") or spec)
+        check_pods(document)
 
 
 def _check_secrets(value: Any) -> None:
@@ -107,14 +106,26 @@ END_S = 5
 """Seconds that Ray's processes are left to end in, after that."""
 
 
-def check_pods(cluster: dict[str, Any]) -> None:
-    """Check that each worker of a RayCluster is drained before its pod ends, in the time that the pod has. Raises InputError."""
-    for group in cluster.get("workerGroupSpecs") or []:
-        name, command, grace_s = group.get("groupName"), [], 30  # that of Kubernetes
-        with suppress(KeyError, IndexError, TypeError):  # another form is none of these commands
+GRACE_S = 30
+"""Seconds that Kubernetes gives a pod to end in where none are given."""
+
+
+def check_pods(document: dict[str, Any]) -> None:
+    """Check that each worker of a RayCluster, or of a RayJob's, is drained before its pod ends, in its time. Raises InputError."""
+    spec = document.get("spec")
+    cluster = spec.get("rayClusterSpec") or spec if isinstance(spec, dict) else None
+    groups = cluster.get("workerGroupSpecs") if isinstance(cluster, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise InputError(f"the {document['kind']} has no list workerGroupSpecs of groups of workers; see cluster/README.md")
+    for group in groups:
+        name, command, grace_s = group.get("groupName"), [], None
+        with suppress(KeyError, IndexError, TypeError, AttributeError):  # another form is none of these commands
             pod = group["template"]["spec"]
-            grace_s = pod.get("terminationGracePeriodSeconds", grace_s)
+            grace_s = pod.get("terminationGracePeriodSeconds")
             command = list(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"])
+        grace_s = GRACE_S if grace_s is None else grace_s
+        if type(grace_s) is not int:
+            raise InputError(f"{name}: terminationGracePeriodSeconds is {grace_s!r}; give whole seconds without quotes, as 110")
         if command[:-1] != LEAVE or not str(command[-1]).isdigit():
             raise InputError(
                 f"{name}: training would be told nothing before a pod ends; give its first container the preStop command "

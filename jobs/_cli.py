@@ -173,7 +173,8 @@ def parse(flags: type[T], argv: list[str], description: str) -> T:
 
 
 def located(init_from: str) -> str:
-    """A value of pairs.init_from as a worker finds it whose folder is another. Raises InputError where it is no place."""
+    """A value of pairs.init_from as a worker finds it whose folder is another. Raises InputError where it is no place, or will be none."""
+    _refuse_lost("pairs.init-from", init_from, os.environ)
     return open_store(init_from).uri
 
 
@@ -186,14 +187,18 @@ def refuse_lost(flags: Any, environment: Mapping[str, str] = os.environ) -> None
 
     Flags that a verb names as its `SCRATCH` may be there.
     """
-    if not (json.loads(environment.get(JOB, "{}")).get("runtime_env") or {}).get("working_dir"):
-        return
     for name, value in _values(flags):
-        if name in PLACES and name not in getattr(flags, "SCRATCH", ()) and not ("://" in value or os.path.isabs(value)):
-            raise InputError(
-                f"--{name} {value} would be in the job's own copy of the code, which Ray removes after it; give an s3:// URI, or a path "
-                "from / on that all nodes share"
-            )
+        if name in PLACES and name not in getattr(flags, "SCRATCH", ()):
+            _refuse_lost(name, value, environment)
+
+
+def _refuse_lost(name: str, value: str, environment: Mapping[str, str]) -> None:
+    taken_along = (json.loads(environment.get(JOB, "{}")).get("runtime_env") or {}).get("working_dir")
+    if taken_along and not ("://" in value or os.path.isabs(value)):
+        raise InputError(
+            f"--{name} {value} would be in the job's own copy of the code, which Ray removes after it; give an s3:// URI, or a path "
+            "from / on that all nodes share"
+        )
 
 
 def _values(flags: Any) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """How far a run is, from its folder alone: no cluster is asked, and nothing is written."""
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from mvgan.storage.holder import Holder, holder_of
 from mvgan.storage.run import RECORD, RunFolder, read_run
 from mvgan.storage.uri import Store, open_store
 from mvgan.sweep import RECORD as SWEEP
-from mvgan.train.exposed import EXPOSED, LAG, SLOWEST
+from mvgan.train.exposed import EXPOSED, LAG, SLOWEST, WORKERS
 from mvgan.train.guard import SKIPPED
 from mvgan.train.hooks import History, read_metrics
 from mvgan.train.kept import FOLDER as KEPT
@@ -169,6 +170,8 @@ def training_of(history: History, unit: str, signs: Sequence[str] = ()) -> Train
 
 
 def _straggler(records: History) -> tuple[int, float] | None:
+    now = records[-1].get(WORKERS)
+    records = list(itertools.takewhile(lambda record: record.get(WORKERS) == now, reversed(records)))  # others were numbered otherwise
     behind = [record[SLOWEST] for record in records if SLOWEST in record]
     worker = max(set(behind), key=behind.count, default=-1)
     if len(behind) < RECENT or behind.count(worker) < STRAGGLES * len(records):

@@ -1,7 +1,8 @@
 """How long a step waits for gradients of other workers once its own are ready: communication that computing does not hide."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,21 +15,28 @@ from mvgan.train.clock import Moment, moment, seconds
 
 
 EXPOSED = "exposed_comm_s"
-"""The metric: seconds of a step that passed so, over all its phases; those that wait for slower workers are among them."""
+"""The metric: seconds of a step that passed so, over all its phases, or in means over all workers on the way forward; those that wait for
+slower workers are among them."""
 
-SLOWEST, LAG = "slowest_worker", "slowest_lag_s"
-"""The metrics: the worker that waits least for others, and how many seconds of a step less than the median of the others."""
+SLOWEST, LAG, WORKERS = "slowest_worker", "slowest_lag_s", "workers"
+"""The metrics: the worker that waits least for others, how many seconds of a step less than the median of the others, and of how many."""
 
 
-def straggler(waits: Sequence[float]) -> dict[str, float]:
-    """Which of several workers is behind, as metrics, by the seconds of a step that each waits for others: they wait for it."""
-    slowest = min(range(len(waits)), key=waits.__getitem__)
-    others = statistics.median([*waits[:slowest], *waits[slowest + 1 :]])
-    return {SLOWEST: slowest, LAG: others - waits[slowest]}
+def straggler(waits: Sequence[float], shards: Sequence[int]) -> dict[str, float]:
+    """Which of several workers is behind, as metrics, by the seconds of a step that each waits for others: they wait for it.
+
+    shards: how many logical shards each hosts. Those with more than others have more to do, and are left out; nothing is told of one alone.
+    """
+    told: dict[str, float] = {WORKERS: len(waits)}
+    alike = [rank for rank, hosted in enumerate(shards) if hosted == min(shards)]
+    if len(alike) > 1:
+        slowest = min(alike, key=waits.__getitem__)
+        told |= {SLOWEST: slowest, LAG: statistics.median(waits[rank] for rank in alike if rank != slowest) - waits[slowest]}
+    return told
 
 
 class Exposed:
-    """Gathers, over backward passes, the time from the last bucket of gradients to the end of their exchange."""
+    """Gathers the time from the last bucket of gradients of each backward pass to the end of their exchange, and that of `waiting`."""
 
     def __init__(self) -> None:
         self._began: tuple[Moment, torch.device] | None = None
@@ -45,6 +53,13 @@ class Exposed:
             device = bucket.buffer().device
             self._began = moment(device), device
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # the group of all workers
+
+    @contextmanager
+    def waiting(self, device: torch.device) -> Iterator[None]:
+        """An exchange on the way forward, whose result is waited for at once."""
+        began = moment(device)
+        yield
+        self._spans.append((began, moment(device)))
 
     def backward_ended(self) -> None:
         """To be called when a backward pass has returned."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mvgan.config import InputError
 from mvgan.storage.store import Store
-from mvgan.train.exposed import EXPOSED, LAG, SLOWEST, straggler
+from mvgan.train.exposed import EXPOSED, LAG, SLOWEST, WORKERS, straggler
 from mvgan.train.guard import SECONDS, SKIPPED
 from mvgan.train.outbox import Outbox
 from mvgan.train.ranks import Ranks
@@ -86,7 +86,8 @@ class Ticker:
         self.sums, self.counts = {}, {}
         averages = self.ranks.average(means | {name: torch.full([], seconds, device=device) for name, seconds in times.items()})
         if EXPOSED in times:
-            averages |= straggler(self.ranks.gather(times[EXPOSED], device))
+            waits, shards = zip(*self.ranks.gather([times[EXPOSED], len(self.ranks.hosted)], device), strict=True)
+            averages |= straggler(waits, shards)
         return {name: value for name, value in averages.items() if not math.isnan(value)}
 
 
@@ -123,7 +124,7 @@ class Recorder:
 
 def _told(name: str) -> bool:
     """Whether a metric is in the lines of the log, which are for reading; all are in the files."""
-    return not name.endswith(("_grad_norm", SECONDS)) and name not in (SLOWEST, LAG)
+    return not name.endswith(("_grad_norm", SECONDS)) and name not in (SLOWEST, LAG, WORKERS)
 
 
 def peak_memory() -> dict[str, float]:

@@ -57,7 +57,10 @@ class Ranks:
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the whole batch of values [n, ...] along the first dimension; differentiable."""
         total = values.sum(dim=0) / (values.shape[0] // len(self.hosted) * self.num_shards)
-        return total if self.world == 1 else all_reduce(total)
+        if self.world == 1:
+            return total
+        with self.exposed.waiting(total.device):
+            return all_reduce(total)
 
     def parallel(self, phase: nn.Module) -> nn.Module:
         """A phase whose backward averages gradients over the workers."""
@@ -111,13 +114,13 @@ class Ranks:
         dist.all_reduce(both, dist.ReduceOp.MAX)
         return both[: len(values)].tolist() == list(values) == (-both[len(values) :]).tolist()
 
-    def gather(self, value: float, device: torch.device) -> list[float]:
-        """The `value` of each worker."""
-        values = torch.zeros(self.world, device=device)
-        values[self.rank] = value
+    def gather(self, values: Sequence[float], device: torch.device) -> list[list[float]]:
+        """The `values` of each worker, by its rank."""
+        gathered = torch.zeros(self.world, len(values), device=device)
+        gathered[self.rank] = torch.tensor(values)
         if self.world > 1:
-            dist.all_reduce(values)
-        return values.tolist()
+            dist.all_reduce(gathered)
+        return gathered.tolist()
 
     def average(self, stats: Mapping[str, Tensor]) -> dict[str, float]:
         """Scalars averaged over the workers, as floats."""

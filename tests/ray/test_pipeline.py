@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -106,6 +107,9 @@ def test_two_workers_see_the_same_samples(finished: tuple[Path, str], tmp_path: 
     one, two = (
         [json.loads(line) for line in (base / "pairs/metrics.jsonl").read_text().splitlines()] for base in (whole, tmp_path / "two")
     )
+    assert all(record["workers"] == 2 and record["slowest_worker"] in (0, 1) for record in two if "d_loss" in record)
+    (log,) = (tmp_path / "two/logs").glob("pairs-*.log")
+    assert f"pairs: workers 0, 1 on {socket.gethostname()}" in log.read_text()
     ticks = [(a, b) for a, b in zip(one, two, strict=True) if "d_loss" in a]
     assert ticks[0][0]["d_loss"] == pytest.approx(ticks[0][1]["d_loss"], rel=1e-4)
     assert ticks[-1][0]["d_loss"] == pytest.approx(ticks[-1][1]["d_loss"], rel=0.2)

@@ -73,6 +73,10 @@ def test_it_returns_when_the_time_is_over(two_nodes: Machines, tmp_path: Path) -
 
     node = two_nodes.nodes[-1]
     busy(node, tmp_path / "ended", 600)
+    began = time.monotonic()
     done = now(two_nodes, node, 15)
+    took_s = time.monotonic() - began
+    print(f"work that stays: returned after {took_s:.1f} s of 15")
+    assert took_s < 15 + 10, "a start of Python and a look at processes beside it"
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == "error: its work has not left within 15 s"
     assert node.node_id in draining() and node.node_id in nodes_here() and not (tmp_path / "ended").exists()

@@ -65,7 +65,8 @@ def test_figures_by_hand() -> None:
 def test_a_worker_that_holds_the_others_up_is_named(behind: list[int], lag: float, told: bool) -> None:
     """A step of 20 pairs takes 2 s at 10 pairs a second."""
     history = [
-        {"images": 100 * n, "elapsed_s": 10.0 * n, "slowest_worker": float(worker), "slowest_lag_s": lag if worker == 3 else 9.0}
+        {"images": 100 * n, "elapsed_s": 10.0 * n, "workers": 4.0, "slowest_worker": float(worker)}
+        | {"slowest_lag_s": lag if worker == 3 else 9.0}
         for n, worker in enumerate(behind, 1)
     ]
     stage = StageLook("pairs", "pairs", 2000, None, False, 20, training_of(history, "pairs"))
@@ -74,6 +75,8 @@ def test_a_worker_that_holds_the_others_up_is_named(behind: list[int], lag: floa
         "  ALARM: the others wait 0.4 s of a step of 2 s for worker 3, in most of the last 10 records; where it runs is in logs/pairs-*.log"
     )
     assert said == ([words] if told else [])
+    fewer = {**history[-1], "images": 1100, "elapsed_s": 110.0, "workers": 3.0}
+    assert training_of([*history, fewer], "pairs").straggler is None, "another number of workers is numbered anew"
 
 
 def test_a_first_record_and_none() -> None:

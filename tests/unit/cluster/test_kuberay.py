@@ -140,6 +140,9 @@ def test_pods_are_drained_before_they_end() -> None:
         (PRE_STOP, {"httpGet": {"port": 1}}, "told nothing"), ("containers/0/lifecycle", REMOVE, "told nothing"),
         (f"{LEAVE}/5", "106", "preStop takes 106 s of the 110 s"), (f"{LEAVE}/5", "0", "preStop takes 0 s"),
         ("terminationGracePeriodSeconds", 100, "100 s of the 100 s"), ("terminationGracePeriodSeconds", REMOVE, "100 s of the 30 s"),
+        ("terminationGracePeriodSeconds", None, "100 s of the 30 s"), ("terminationGracePeriodSeconds", "110", "is '110'; give whole"),
+        ("terminationGracePeriodSeconds", "110s", "is '110s'; give whole seconds"), ("terminationGracePeriodSeconds", True, "is True"),
+        ("containers", "none", "told nothing"),
     ],
 )  # fmt: skip
 def test_a_pod_that_ends_before_it_has_drained_is_refused(name: str, group: int, path: str, value: Any, said: str) -> None:
@@ -147,6 +150,14 @@ def test_a_pod_that_ends_before_it_has_drained_is_refused(name: str, group: int,
     check(yaml.safe_dump(document))
     spoil(document, f"{above}/workerGroupSpecs/{group}/template/spec/{path}", value)
     with pytest.raises(InputError, match=f"{document_groups(document)[group]}: .*{said}"):
+        check(yaml.safe_dump(document))
+
+
+@pytest.mark.parametrize(("path", "value"), [("spec", "none"), ("workerGroupSpecs", {"decode": {}}), ("workerGroupSpecs", ["decode"])])
+def test_workers_of_no_known_form_are_refused(path: str, value: Any) -> None:
+    document = load(CLUSTER_FILE)
+    spoil(document, path if path == "spec" else f"spec/{path}", value)
+    with pytest.raises(InputError, match="the RayCluster has no list workerGroupSpecs"):
         check(yaml.safe_dump(document))
 
 

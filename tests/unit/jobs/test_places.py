@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from jobs._axes import split_axes
 from jobs._cli import PLACES, main, parse, refuse_lost
 from jobs._secrets import JOB
 from jobs.submit import verbs
@@ -87,3 +88,16 @@ def texts(flags: type[Any]) -> Iterator[str]:
 def test_every_flag_with_text_is_a_place_or_known_to_be_none() -> None:
     found = {name for verb in verbs() for name in texts(importlib.import_module(f"jobs.{verb}").Flags)}
     assert found == {*PLACES, *NO_PLACES}
+
+
+def test_weights_to_begin_with_are_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as one of several values of a sweep."""
+    words = ["--data", "s3://b/d", "--storage", "s3://b/r", "--pairs.init-from", "runs/first"]
+    assert flags_of("pairs", words).settings.pairs.init_from.endswith("/runs/first")
+    monkeypatch.setenv(JOB, UPLOAD[JOB])
+    said = "^--pairs.init-from runs/first would be in the job's own copy"
+    with pytest.raises(InputError, match=said):
+        flags_of("pairs", words)
+    with pytest.raises(InputError, match=said):
+        split_axes([*words[:4], "--pairs.init-from", "s3://b/other", "runs/first"])
+    assert flags_of("pairs", [*words[:5], "s3://b/first"]).settings.pairs.init_from == "s3://b/first"

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mvgan.train.exposed import LAG, SLOWEST, Exposed, straggler
+from mvgan.train.exposed import LAG, SLOWEST, WORKERS, Exposed, straggler
 from mvgan.train.ranks import Ranks
 from tests.unit.train.leave import leave
 
@@ -43,8 +43,13 @@ def work(rank: int, folder: str) -> None:
             exposed.backward_ended()
         found.append(exposed.take())
     assert exposed.take() == 0
-    told = straggler(Ranks(2, 2, rank, 2).gather(found[1], torch.device("cpu")))
-    assert told == {SLOWEST: 1, LAG: pytest.approx(0.8, abs=0.4)}, told
+    ranks = Ranks(2, 2, rank, 2)
+    waits, shards = zip(*ranks.gather([found[1], len(ranks.hosted)], torch.device("cpu")), strict=True)
+    told = straggler(waits, shards)
+    assert told == {SLOWEST: 1, LAG: pytest.approx(0.8, abs=0.4), WORKERS: 2}, told
+    time.sleep(0.4 * rank)  # the second is late on the way forward, as by reading its batch
+    assert ranks.mean(torch.tensor([1.0, 2.0])).item() == 1.5
+    assert (ranks.exposed.take() > 0.25) == (rank == 0)
     torch.save(found, f"{folder}/{rank}.pt")
     leave()
 
@@ -65,5 +70,12 @@ def test_it_is_the_wait_for_others(tmp_path: Path) -> None:
 
 def test_the_worker_that_waits_least_is_behind() -> None:
     """By hand: the median of the others is 0.5, and in between 0.5 and 0.9."""
-    assert straggler([0.5, 0.9, 0.1, 0.5]) == {SLOWEST: 2, LAG: pytest.approx(0.4)}
-    assert straggler([0.5, 0.1, 0.9]) == {SLOWEST: 1, LAG: pytest.approx(0.6)}
+    assert straggler([0.5, 0.9, 0.1, 0.5], [1] * 4) == {SLOWEST: 2, LAG: pytest.approx(0.4), WORKERS: 4}
+    assert straggler([0.5, 0.1, 0.9], [2] * 3) == {SLOWEST: 1, LAG: pytest.approx(0.6), WORKERS: 3}
+
+
+def test_a_worker_with_more_logical_shards_is_not_behind() -> None:
+    """Eight shards on seven workers: the first has two, and all wait for it. Of two workers with three shards none is told."""
+    hosted = [len(Ranks(8, 4, rank, 7).hosted) for rank in range(7)]
+    assert straggler([0.0, 0.5, 0.5, 0.5, 0.1, 0.5, 0.5], hosted) == {SLOWEST: 4, LAG: pytest.approx(0.4), WORKERS: 7}
+    assert straggler([0.0, 0.5], [len(Ranks(3, 4, rank, 2).hosted) for rank in range(2)]) == {WORKERS: 2}
