@@ -39,10 +39,13 @@ def split_axes(argv: list[str]) -> tuple[Axes, list[str]]:
             raise InputError(f"{flag} has an empty value among several; give a value in its place, or leave it away")
         values = [flag_value(flag, kind, text) for text in texts]
         axes[path] = tuple(located(value) if path == "pairs.init_from" and value else value for value in values)
+    given = {*axes}
     for text in rest:
         name = text.partition("=")[0]
-        if name.startswith("--") and (found := SETTINGS.get(_named(name))) and found[0] in axes:
-            raise InputError(f"{name} is given twice; give all its values at once")
+        if name.startswith("--") and (found := SETTINGS.get(_named(name))):
+            if found[0] in given:
+                raise InputError(f"{name} is given twice; give all its values at once")
+            given.add(found[0])
     return axes, rest
 
 

@@ -248,7 +248,9 @@ def _mistake(box: str) -> str:
     said = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"\x1b\[[0-9;]*m", "", box)).partition("\n")[2]
     wrong, *more = [part for part in re.split(r"(?m)^ *[─-]{8,} *$", said) if part.strip()]
     if "Missing from" not in wrong:
-        return " ".join(wrong.split()).rstrip(".")
+        meant = "".join(part for part in more if re.match(r"\s*(Perhaps you|Arguments similar)", part))
+        near = re.findall(r"(?m)^ {6}(--\S+)", meant)
+        return " ".join(wrong.split()).rstrip(".") + (f"; near are {' and '.join(near)}" if near else "")
     # Flags and arguments without one stand at one indentation, what their help says at a deeper one.
     flags = re.findall(r"(?m)^ {6}(\S+)", wrong)
     missing = f"{' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} missing"

@@ -4,7 +4,10 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mvgan.config import InputError
 
@@ -88,6 +91,20 @@ def refuse_in_variables(variables: Mapping[str, str], own: Mapping[str, str], wh
     for name, value in variables.items():
         if (why := secret_in(name, value, own)) is not None:
             raise InputError(f"the variable {name} of the job looks like a secret ({why}), {what_to_do}")
+
+
+def refuse_in_files(folder: Path, own: Mapping[str, str], what_to_do: str) -> None:
+    """Raise InputError, ended by `what_to_do`, if a YAML file of `folder`, which travel with a job, holds what looks like a secret."""
+    for path in sorted(folder.glob("*.yaml")):
+        text = path.read_text(errors="replace")
+        try:
+            named = dict(_texts("", yaml.safe_load(text)))
+        except yaml.YAMLError:
+            named = {}
+        why = next((why for name, value in named.items() if (why := secret_in(name.rpartition(".")[2], value, own))), None)
+        why = why or next((why for word in text.split() if (why := secret_in("", word.strip("'\","), own))), None)
+        if why:
+            raise InputError(f"{path.name}, which would travel with the job, looks as if it held a secret ({why}), {what_to_do}")
 
 
 def refuse_in_job(words: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:

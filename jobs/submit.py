@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from jobs._cli import main
-from jobs._secrets import INSTEAD, refuse_in_command, refuse_in_variables
+from jobs._secrets import INSTEAD, refuse_in_command, refuse_in_files, refuse_in_variables
 from jobs._submission import STOP_WAIT, Head
 from mvgan.config import InputError
 
@@ -90,6 +90,7 @@ def _check(flags: Flags, command: list[str]) -> dict[str, str]:
     refuse_in_command(command[1:], os.environ, TOLD)
     if not Path("jobs", f"{command[0]}.py").is_file() or not Path("mvgan/__init__.py").is_file():
         raise InputError(f"{Path.cwd()} has no jobs/ and mvgan/ to take along; run this in the folder of the checkout")
+    refuse_in_files(Path.cwd(), os.environ, TOLD)
     return variables
 
 

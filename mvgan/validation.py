@@ -122,7 +122,7 @@ def _check_numbers(values: dict[str, Any], where: str = "") -> None:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             if not (value >= 0 if path in MAY_BE_ZERO else value > 0) or value == float("inf"):
                 bound = "at least 0" if path in MAY_BE_ZERO else "at least 1" if isinstance(value, int) else "above 0"
-                raise InputError(f"{path} is {value}; it must be {bound}")
+                raise InputError(f"{path} is {value}; it must be {'finite and ' if math.isinf(value) else ''}{bound}")
             if value > AT_MOST.get(path, MOST):
                 raise InputError(f"{path} is {value}; it must be at most {AT_MOST.get(path, MOST)}")
             if path in SHARES and value > 1:

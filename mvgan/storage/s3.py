@@ -4,6 +4,7 @@ import functools
 import io
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -49,6 +50,14 @@ class S3Store(Store):
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not bucket:
             raise InputError(f"storage {uri!r} names no bucket; give s3://bucket/prefix")
+        if "@" in bucket:  # what stands before it may be secret
+            raise InputError(
+                "a storage URI holds an @ in its bucket; give s3://bucket/prefix, and credentials by the AWS environment alone"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", bucket):  # AWS takes fewer; other servers these
+            raise InputError(
+                f"storage {uri!r}: the bucket {bucket!r} is no name; give letters, digits, dots and hyphens, as s3://bucket/prefix"
+            )
         self.bucket = bucket
         self.prefix = prefix.strip("/")
         self.longest_s = longest_s

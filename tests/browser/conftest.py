@@ -51,7 +51,7 @@ def browser(chromium: Browser) -> Browser:
 
 @pytest.fixture(scope="session")
 def pages(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The file of each page: report, explorer, dataset, and tables of the paper: of a sweep and more, and of pair generators."""
+    """The file of each page: report, explorer, dataset, a sweep, and tables of the paper: of a sweep and more, and of pair generators."""
     from jobs import explore
 
     root = tmp_path_factory.mktemp("pages")
@@ -62,7 +62,16 @@ def pages(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> dict
     (root / "dataset.html").write_text(dataset_html(shards, survey(shards, (1, 2))), encoding="utf-8")
     table, frames = Path(build_table(tiny_run, str(root / "sweep"))), Path(build_frames(tiny_run, str(root / "frames")))
     found = {"report": root / "run/report.html", "explorer": root / "run/explorer.html", "dataset": root / "dataset.html"}
-    return found | {"table": table, "frames": frames}
+    return found | {"table": table, "frames": frames, "sweep": Path(build_sweep(tiny_run, str(root / "grid")))}
+
+
+def build_sweep(tiny_run: RunFolder, uri: str) -> str:
+    """The page of a sweep of intervals by numbers of codes, of whose trials all but the last are the same finished run."""
+    folder = open_sweep(uri, Sweep(tiny_run.run, {"interval": ((4,), (2, 3)), "num_codes": (2, 1)}, tiny_run.data))
+    trials = folder.sweep.trials()
+    for trial in trials[:-1]:
+        shutil.copytree(tiny_run.uri, folder.trial_uri(trial))
+    return build_sweep_page(folder, [outcome(folder, trial) for trial in trials], {})
 
 
 def build_table(tiny_run: RunFolder, uri: str) -> str:

@@ -13,7 +13,7 @@ from mvgan.report.sprites import MAX_PAGE_BYTES
 from tests.browser.browser import Browser
 
 
-NAMES = ("report", "explorer", "dataset", "table", "frames")
+NAMES = ("report", "explorer", "dataset", "table", "frames", "sweep")
 each_page = pytest.mark.parametrize("name", NAMES)
 
 
@@ -128,7 +128,7 @@ def test_weight(pages: dict[str, Path], name: str) -> None:
     assert pages[name].stat().st_size < MAX_PAGE_BYTES
 
 
-@pytest.mark.parametrize(("name", "count"), [("report", 3), ("explorer", 1), ("table", 5)])
+@pytest.mark.parametrize(("name", "count"), [("report", 3), ("explorer", 1), ("table", 5), ("sweep", 5)])
 def test_videos_play(browser: Browser, pages: dict[str, Path], name: str, count: int) -> None:
     """Without a click: time goes on in each."""
     browser.open(pages[name])

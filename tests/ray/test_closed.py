@@ -4,6 +4,7 @@ References: raw calls of HTTP and gRPC without the token, the process table's ow
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -219,3 +220,4 @@ def test_a_submission_that_cannot_fit_is_refused(place: tuple[Head, str], clips:
         in done.stdout
     )
     assert not open_store(f"s3://{bucket}/runs/large").exists("run.json")
+    assert not found_in(head, bucket, os.environ["AWS_SECRET_ACCESS_KEY"]), "the key of the storage, which the nodes were started with"

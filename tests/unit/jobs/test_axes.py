@@ -79,6 +79,8 @@ def test_all_settings_of_a_run_can_be_named() -> None:
         ("--pairs.init-from= b", "--pairs.init-from has an empty value among several"),
         ("--pairs.init-from ftp://a b", "has the scheme 'ftp'"),
         ("--seed 1 2 --seed 3 4", "--seed is given twice; give all its values at once"),
+        ("--num-codes 2 --num-codes 4", "--num-codes is given twice; give all its values at once"),
+        ("--interval=2 --interval 3", "--interval is given twice; give all its values at once"),
         ("--seed 1 2 --seed 3", "--seed is given twice; give all its values at once"),
         ("--num_codes=3 --num-codes 4 5", "--num_codes is given twice; give all its values at once"),
     ],

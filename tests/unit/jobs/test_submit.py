@@ -49,6 +49,29 @@ def test_where_there_is_no_code_to_take_along(monkeypatch: pytest.MonkeyPatch, c
     assert f"{tmp_path} has no jobs/ and mvgan/ to take along" in refused(monkeypatch, capsys, "--", "pairs", "--data", "x")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pairs:\n  hf_token: hunter22\n",
+        "run:\n  init_from: s3://me:hunter22@bucket/x\n",
+        "list:\n- name: a\n- https://b/x?X-Amz-Signature=hunter22\n",
+        "note: mine is M1hunter22 today\n",  # that of this process
+        "no: yaml: [ AKIAHUNTER2212345678 hunter22\n",
+    ],
+)
+def test_a_secret_in_a_file_that_would_travel(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_SECRET", "M1hunter22")
+    for name in ("jobs/pairs.py", "mvgan/__init__.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "faces.yaml").write_text(text)
+    said = refused(monkeypatch, capsys, "--", "pairs", "--config", "faces.yaml")
+    assert said.startswith("error: faces.yaml, which would travel with the job, looks as if it held a secret (") and "hunter22" not in said
+
+
 def test_where_nobody_answers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["submit", "--address", "http://127.0.0.1:1", "--", "pairs", "--help"])

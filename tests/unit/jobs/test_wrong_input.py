@@ -106,6 +106,11 @@ def test_videos_too_short_for_the_clips(refused: Refused, shards: Path, tmp_path
         (("--stride", "0"), "stride"),
         (("--preset", "faces"), "unknown preset"),
         (("--pairs.colour", "red"), "--pairs.colour"),
+        (("--pairs.bach", "16"), "near are --pairs.batch"),
+        (("--num-code", "3"), "near are --num-codes"),
+        (("--pairs.r1-gamma", "inf"), "pairs.r1_gamma is inf; it must be finite and at least 0"),
+        (("--pairs.lr", "inf"), "pairs.lr is inf; it must be finite and above 0"),
+        (("--data", "s3://my bucket/x"), "the bucket 'my bucket' is no name"),
         (("--config", "/no/such.yaml"), "/no/such.yaml"),
     ],
 )

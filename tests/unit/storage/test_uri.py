@@ -223,6 +223,20 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_store("./s3:/b").uri == str(tmp_path / "s3:/b") and open_store("a:b/c").uri == str(tmp_path / "a:b/c")
 
 
+@pytest.mark.parametrize("uri", ["s3://my bucket/x", "s3://a\nb/x", "s3://a:b/x", "s3://" + 256 * "a", "s3://ä/x"])
+def test_a_bucket_that_is_no_name_is_refused(uri: str) -> None:
+    """Botocore's own words for it have two lines."""
+    with pytest.raises(InputError, match=r"is no name; give letters") as raised:
+        open_store(uri)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_password_in_a_uri_is_not_repeated() -> None:
+    with pytest.raises(InputError, match="holds an @ in its bucket") as raised:
+        open_store("s3://me:hunter22@bucket/x")
+    assert "hunter22" not in str(raised.value)
+
+
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../../x", "a//b", ".", "a/./b"])
 def test_paths_stay_below_the_root(path: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no path below the root"):
