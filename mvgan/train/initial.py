@@ -56,10 +56,14 @@ def read_initial(source: str) -> Weights:
         if commit is None:
             return _in_folder(store, source)
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"--pairs.init-from {source} has no weights; give the folder of a run that has a commit of stage 1, the export/ of a run, "
-            "or what `python -m jobs.import_weights` wrote"
-        ) from None
+        folder = (
+            "give the folder of a run that has a commit of stage 1, the export/ of a run, or what `python -m jobs.import_weights` wrote"
+        )
+        if source.endswith(".pkl"):
+            folder = f"run `python -m jobs.import_weights {source} --out weights`, and give the folder weights"
+        elif source.endswith(".safetensors"):
+            folder = "give its folder, and not the file"
+        raise InputError(f"--pairs.init-from {source} has no weights; {folder}") from None
     state = from_bytes(read_run(source).commits("pairs").read(commit, "state.pt"))
     return {"generator": state["generator"], "ema": state["ema"], "discriminator": state["discriminator"]}
 

@@ -155,7 +155,12 @@ def test_mistakes(tiny_run: RunFolder, tmp_path: Path) -> None:
             dataclasses.replace(tiny_run.run, network=other, pairs=dataclasses.replace(pairs, init_from=tiny_run.uri)), str(tmp_path / "x")
         )
     assert "is no safetensors file" in refused(verb.run, verb.Flags, *flags, str(tmp_path))
-    assert "has no weights; give the folder" in refused(verb.run, verb.Flags, *flags, str(tmp_path / "generator.safetensors"))
+    assert "has no weights; give its folder, and not the file" in refused(
+        verb.run, verb.Flags, *flags, str(tmp_path / "generator.safetensors")
+    )
+    (tmp_path / "network.pkl").touch()
+    said = refused(verb.run, verb.Flags, *flags, str(tmp_path / "network.pkl"))
+    assert f"has no weights; run `python -m jobs.import_weights {tmp_path}/network.pkl --out weights`" in said
     assert not (tmp_path / "new").exists(), "the name of a run that cannot begin stays free"
 
 
