@@ -15,8 +15,9 @@ SHORT = [
 
 
 def command(*flags: str, job: str = "pipeline") -> list[str]:
-    """The pipeline, or one job of it, at its shortest."""
-    return [sys.executable, "-m", f"jobs.{job}", *SHORT, *flags]
+    """The pipeline, or one job of it, at its shortest; what `flags` set holds instead."""
+    short = [part for name, value in zip(SHORT[::2], SHORT[1::2], strict=True) if name not in flags for part in (name, value)]
+    return [sys.executable, "-m", f"jobs.{job}", *short, *flags]
 
 
 def environment() -> dict[str, str]:

@@ -76,19 +76,32 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: b
     result. In fp16 styles and kernels are first brought to sizes of 1, which demodulation takes out again.
     Source: StyleGAN2, Eq. 1 and 3; StyleGAN2-ADA for fp16.
     """
+    if weight.shape[2] == 1 and not (demodulate or up):
+        return _modulated_product(x, weight.flatten(1) * styles[:, None, :])
     if demodulate and x.dtype == torch.float16:
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
         weight = weight / (weight.abs().amax(dim=(1, 2, 3), keepdim=True) * math.sqrt(weight[0].numel()))
     scaled = x * styles.to(x.dtype)[:, :, None, None]
     kernel = weight.to(x.dtype)
     if up:
-        y = low_pass(F.conv_transpose2d(scaled, kernel.transpose(0, 1), stride=2), padding=1, gain=4.0)
+        # As a copy: on CPUs it costs less than what the gradient of a view takes.
+        turned = kernel.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        y = low_pass(F.conv_transpose2d(scaled, turned, stride=2), padding=1, gain=4.0)
     else:
         y = F.conv2d(scaled, kernel, padding=weight.shape[2] // 2)
     if not demodulate:
         return y
     norm = styles.square() @ weight.square().sum(dim=(2, 3)).t()
     return y * (gain * (norm + 1e-8).rsqrt()).to(y.dtype)[:, :, None, None]
+
+
+def _modulated_product(x: Tensor, kernels: Tensor) -> Tensor:
+    """x [n, c_in, h, w], kernels [n, c_out, c_in] -> [n, c_out, h, w], both as channels_last.
+
+    Kernels of one pixel are small: to scale them takes less than to scale x, forward and backward.
+    """
+    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+    return (pixels @ kernels.to(x.dtype).transpose(1, 2)).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 class Conv2d(nn.Module):
