@@ -30,8 +30,10 @@ demo: setup
 	$(BIN)/python -m jobs.pipeline --preset "$$PRESET" --storage "$$STORAGE" $(if $(NAME),--name "$$NAME") \
 		$(if $(VIDEOS),--videos "$$VIDEOS")
 
+# Unit tests in several processes, a file in one; then those that have a cluster, a server or a browser to themselves.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile tests/unit
+	$(BIN)/python -m pytest tests/s3 tests/browser tests/ray
 
 lint: setup
 	$(BIN)/ruff check .

@@ -165,7 +165,8 @@ class Codes:
     """Where a code acts: in all layers of the synthesis network (w), or in a single one (w+), by Grams of each layer. Then only the method
     nullspace has them factorized, as that takes a factorization per layer, and official is not to be had."""
     source: Literal["mean", "sample"] = "mean"
-    """Codes from the mean Gram of all latents, or from those of one latent alone: the first, or for official the last, as released."""
+    """Codes from the mean Gram of all latents, which count alike whatever their traces, or from those of one latent alone: the first, or
+    for official the last, as released."""
     epsilon: float = 0.001
     """Floor under the Gram of the kept frame, as a share of its mean eigenvalue, in coordinates in which w vary alike in all directions
     (generalized). Lower separates the frames better, higher gives codes that move more within what the generator knows."""
@@ -268,7 +269,7 @@ class Run:
     num_codes: int = 30
     """Motion codes each way."""
     latents: int = 10
-    """Latent samples whose Jacobians are factorized."""
+    """Latent samples whose Jacobians are factorized. Codes of more of them separate the frames better at latents they have not seen."""
     seed: int = 0
     """Seed of everything random."""
     deterministic: bool = False

@@ -80,7 +80,8 @@ class _Folded:
     first: Sample
     last: Sample
     total: Tensor
-    """Sum of their Grams."""
+    """Sum of their Grams, those of each latent over its `_scale`."""
+    scales: list[float] = field(default_factory=list)
     described: list[dict[str, Any]] = field(default_factory=list)
     factors: int = 0
     """How many factorizations they have."""
@@ -93,11 +94,16 @@ class _Folded:
         folded: _Folded | None = None
         for sample in samples:
             folded = folded or cls(sample, sample, torch.zeros_like(sample.grams))
-            folded.last, folded.total = sample, folded.total + sample.grams
+            folded.scales.append(_scale(sample.grams))
+            folded.last, folded.total = sample, folded.total + sample.grams / folded.scales[-1]
             folded.described.append(_describe(sample))
             folded.count(sample)
         assert folded is not None
         return folded
+
+    def mean(self) -> Tensor:
+        """Mean of the Grams, to which each latent has given as much as any other; as large as the plain mean."""
+        return self.total * (math.fsum(self.scales) / len(self.scales) ** 2)
 
     def count(self, sample: Sample) -> None:
         """Count the factorizations of `sample`, or of the mean."""
@@ -106,21 +112,29 @@ class _Folded:
         self.open_ends += [max(factor.primal, factor.dual) for factor in factors if not factor.converged]
 
 
+def _scale(grams: Tensor) -> float:
+    """How much a latent's frames change: mean trace of its Grams [2, ..., w_dim, w_dim] of both frames.
+
+    Between latents it differs by a factor of ten, and the few with the largest would be all that a plain mean knows.
+    """
+    return float(grams.diagonal(dim1=-2, dim2=-1).sum()) / len(grams)
+
+
 def combine(samples: Iterable[Sample], spread: Tensor, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The motion codes of a run from the samples of all its latents, in seed order, and the `spread` of mapped w.
 
     samples: at least one; not held together.
     spread: lower triangular factor of their covariance, float64 [w_dim, w_dim] (`LatentDistribution.factor`).
     Returns the tensors of codes.safetensors: `backward` and `forward` float32 [num_codes, w_dim] by the method of the run,
-    those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim],
-    in W+ [num_codes, num_ws * w_dim] and [2, num_ws, w_dim, w_dim]; and the content of codes.json: per latent and for the mean the
-    spectra, ranks, iterations and residuals; per method and direction the first-order change of both frames (eq. 5) by a unit step
-    along each code, and by all codes as far as w reaches along them, in W+ with the layer of each code, from 0; and `warnings`,
-    lines for people. Raises InputError when the method of the run gives no codes; why another one gives none is said under its name in
-    the JSON.
+    those of all methods as `generalized_backward`, `nullspace_forward` and so on, and `mean_grams` float64 [2, w_dim, w_dim], to which
+    the Grams of each latent count alike; in W+ [num_codes, num_ws * w_dim] and [2, num_ws, w_dim, w_dim]; and the content of codes.json:
+    per latent and for the mean the spectra, ranks, iterations and residuals; per method and direction the first-order change of both
+    frames (eq. 5) by a unit step along each code, and by all codes as far as w reaches along them, in W+ with the layer of each code, from
+    0; and `warnings`, lines for people. Raises InputError when the method of the run gives no codes; why another one gives none is said
+    under its name in the JSON.
     """
     folded = _Folded.of(samples)
-    mean = factorize_latent(folded.total / len(folded.described), run.codes)
+    mean = factorize_latent(folded.mean(), run.codes)
     folded.count(mean)
     tensors: dict[str, Tensor] = {"mean_grams": mean.grams}
     summary: dict[str, Any] = {

@@ -230,6 +230,23 @@ def toy_run(**codes: object) -> Run:
     return dataclasses.replace(Run(), num_codes=5, latents=4, codes=dataclasses.replace(Codes(lam=1 / math.sqrt(W_DIM)), **codes))
 
 
+def counted_alike(grams: np.ndarray) -> np.ndarray:
+    """Mean of Grams [latents, 2, d, d] of which those of each latent are brought to the same trace of both frames together."""
+    traces = np.trace(grams, axis1=2, axis2=3).sum(1)
+    return np.mean([pair * (traces.mean() / trace) for pair, trace in zip(grams, traces, strict=True)], 0)
+
+
+def test_no_latent_outweighs_the_others() -> None:
+    """One whose Grams are a thousand times as large changes nothing but the size of the mean."""
+    run = toy_run()
+    grams = torch.stack([torch.stack([gram(W_DIM, 2 * seed), gram(W_DIM, 2 * seed + 1)]) for seed in range(4)])
+    louder = grams * torch.tensor([1, 1, 1000, 1])[:, None, None, None]
+    (plain, _), (other, _) = (combine([factorize_latent(each, run.codes) for each in found], UNIT, run) for found in (grams, louder))
+    assert np.allclose(other["mean_grams"] / other["mean_grams"].norm(), plain["mean_grams"] / plain["mean_grams"].norm(), rtol=1e-9)
+    torch.testing.assert_close(other["generalized_backward"], plain["generalized_backward"], rtol=0, atol=1e-5)
+    assert not np.allclose(louder.mean(0) / louder.mean(0).norm(), plain["mean_grams"] / plain["mean_grams"].norm(), rtol=1e-2)
+
+
 def test_combine_gives_tensors_and_json_of_both_methods() -> None:
     toy, w = Separable(leak=0.1), normal(4, W_DIM, seed=7).float()
     run = toy_run()
@@ -239,7 +256,7 @@ def test_combine_gives_tensors_and_json_of_both_methods() -> None:
     assert set(tensors) == {"mean_grams", "backward", "forward"} | {
         f"{m}_{d}" for m in ("generalized", "nullspace", "random") for d in ("backward", "forward")
     }
-    assert np.allclose(tensors["mean_grams"], np.mean([s.grams.numpy() for s in samples], 0), rtol=1e-12)
+    assert np.allclose(tensors["mean_grams"], counted_alike(np.stack([s.grams.numpy() for s in samples])), rtol=1e-12)
     assert torch.equal(tensors["backward"], tensors["generalized_backward"]) and tensors["backward"].shape == (5, W_DIM)
     fresh = normal(6, W_DIM, seed=8).float()
     for method, least in (("generalized", 20), ("nullspace", 5)):
@@ -266,7 +283,7 @@ def test_combine_does_not_hold_the_samples_together() -> None:
 
     tensors, summary = combine(one_by_one(), UNIT, run)
     assert len(there) == len(summary["samples"]) == 12 and most <= 3
-    assert np.allclose(tensors["mean_grams"], grams.mean(0), rtol=1e-12)
+    assert np.allclose(tensors["mean_grams"], counted_alike(grams.numpy()), rtol=1e-12)
 
 
 def test_combine_by_the_first_sample_alone() -> None:

@@ -116,7 +116,8 @@ def test_combine(method: str) -> None:
     run, one, other = settings(method=method), torch.stack([EDIT, KEEP]), torch.stack([grams(21), grams(31)])
     one[:, 3] = 0  # a layer that changes nothing, at one latent
     tensors, summary = combine([factorize_latent(found, run.codes) for found in (one, other)], SPREAD, run)
-    mean = (one + other) / 2
+    sizes = [float(torch.einsum("fljj->", found)) for found in (one, other)]  # of both frames and all layers
+    mean = (one / sizes[0] + other / sizes[1]) * sum(sizes) / 4
     torch.testing.assert_close(tensors["mean_grams"], mean)
     for direction, edit in (("backward", 0), ("forward", 1)):
         codes, about = tensors[direction], summary[method][direction]

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def test_codes_come_from_the_kept_latents_and_the_spread_of_mapped_w(
     tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reference: the generalised problem on the mean of the latents' Grams, and a covariance of many more mapped w by numpy."""
+    """Reference: the generalised problem on the mean of the latents' Grams of equal trace, and numpy's covariance of many more mapped w."""
     torch.set_num_threads(1)
     shutil.copytree(tiny_run.uri, tmp_path / "run", ignore=shutil.ignore_patterns("codes", "video", "codes.*", "latent.*"))
     folder = open_run(str(tmp_path / "run"), tiny_run.run, tiny_run.data)
@@ -29,7 +29,9 @@ def test_codes_come_from_the_kept_latents_and_the_spread_of_mapped_w(
     monkeypatch.delattr(stage, "factorize_latent")
     tensors, summary = stage.find(folder, CPU)
     assert summary["warnings"] == []
-    mean = torch.stack([latent.sample.grams for latent in latents]).mean(0)
+    grams = torch.stack([latent.sample.grams for latent in latents])
+    traces = torch.einsum("nfjj->n", grams)
+    mean = torch.einsum("nfij,n->fij", grams, traces.mean() / traces / len(grams))
     torch.testing.assert_close(tensors["mean_grams"], mean, rtol=1e-12, atol=0)
     spread = spread_of(load_generator(folder), folder.run)
     expected = generalized_codes(*mean, spread, folder.run.num_codes, folder.run.codes.epsilon).float()
