@@ -30,10 +30,13 @@ demo: setup
 	$(BIN)/python -m jobs.pipeline --preset "$$PRESET" --storage "$$STORAGE" $(if $(NAME),--name "$$NAME") \
 		$(if $(VIDEOS),--videos "$$VIDEOS")
 
-# Unit tests in several processes, a file in one; then those that have a cluster, a server or a browser to themselves.
+# Unit tests in several processes, a file in one; then those that have a server, a browser or a cluster to themselves. The second part
+# runs after failures too. PYTEST_ADDOPTS may select tests of one part alone: pytest then ends with 5 for the other.
 test: setup
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile tests/unit
-	$(BIN)/python -m pytest tests/s3 tests/browser tests/ray
+	@run() { $(BIN)/python -m pytest "$$@"; case $$? in 0) passed=1;; 1) failed=1;; 5) ;; *) exit 1;; esac; }; \
+	run --numprocesses logical --maxprocesses 4 --dist loadfile tests/unit; \
+	run tests/s3 tests/browser tests/ray; \
+	test -n "$$passed" -a -z "$$failed"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: b
     """Convolve each sample with its own style-scaled, demodulated kernel.
 
     The styles scale the inputs and the demodulation scales the outputs, which gives the grouped
-    convolution of the paper without one kernel per sample.
+    convolution of the paper without one kernel per sample. Only kernels of one pixel that are not demodulated are scaled instead.
 
     x [n, c_in, h, w], weight [c_out, c_in, k, k] with k odd, styles [n, c_in], gains around 1.
     With `up` the result has twice the resolution, low-pass filtered. The norm is taken in float32; `gain` scales a demodulated

@@ -61,7 +61,7 @@ def generator_work(network: Network, resolution: int) -> Work:
         _synthesis_layer(count, channels, channels, res, up=False)
         work.parameters += (network.w_dim + 1) * channels + (channels + 1) * colours
         count.convolve(res**2, channels, colours, 1)
-        count.touch(res, 3 * channels * res**2 + 6 * colours * res**2)  # modulate and convolve; bias, upsample and sum
+        count.touch(res, channels * res**2 + 7 * colours * res**2)  # convolve; bias, upsample and sum
         before = channels
     return work
 

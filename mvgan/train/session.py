@@ -274,7 +274,8 @@ def build_stage(folder: RunFolder, name: str, ranks: Ranks, device: torch.device
 def motion_scale(codes: Tensor, grams: Tensor, folder: RunFolder, windows: int = 16) -> Tensor:
     """Length of a step along each of `codes` [2, num_codes, w_dim], or of W+, that changes its frame as much as time does: [2, num_codes].
 
-    To first order a step a along code n changes its frame by a^2 n^T J^T J n (eq. 5), with the mean Grams [2, w_dim, w_dim], or of W+.
+    To first order a step a along code n changes its frame by a^2 n^T J^T J n (eq. 5), with the mean Grams [2, w_dim, w_dim], or of W+,
+    to which latents count alike: so it is the change at a usual latent, and not at those few where frames change most.
     Time changes the frames that one side shows in turn, two strides apart, by the mean square measured on real clips.
     """
     shards = ShardSet.open(folder.data, verify=False)

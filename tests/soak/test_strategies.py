@@ -31,6 +31,12 @@ def whole(gram: Tensor) -> LowRank:
     return LowRank(gram, torch.zeros_like(gram), values.flip(0), vectors.flip(1), len(gram), 0, 0.0, 0.0, True)
 
 
+def counted_alike(grams: Tensor) -> Tensor:
+    """Mean of Grams [latents, 2, num_ws, w_dim, w_dim], those of each latent brought to the same trace, as stage 2 has it."""
+    traces = torch.einsum("nflii->n", grams)
+    return torch.einsum("nflij,n->flij", grams, traces.mean() / traces / len(grams))
+
+
 def strategies(mean: Sample, one: Sample, layers: Tensor, spread: Tensor, num_codes: int) -> Iterator[tuple[str, Tensor]]:
     """Backward codes by each strategy; ranks and floors as in trials on other generators. layers: the mean Grams of W+."""
     w_dim = len(mean.grams[0])
@@ -69,7 +75,7 @@ def test_the_default_separates() -> None:
     first = pair_grams(render, starts[0], chunk=chunk_of(run, CPU))
     mean, one = (factorize_latent(grams, run.codes) for grams in (tensors["mean_grams"], first))
     layered = dataclasses.replace(run, codes=dataclasses.replace(run.codes, space="w+"))
-    layers, spread = torch.stack([grams_at(generator, w, layered) for w in starts[:LAYERED]]).mean(0), spread_of(generator, run)
+    layers, spread = counted_alike(torch.stack([grams_at(generator, w, layered) for w in starts[:LAYERED]])), spread_of(generator, run)
     w = latents(generator, run, "strategies", 0, LATENTS)
     print("\n| strategy, backward codes | median | worst | reach, edited | reach, kept |\n|---|---|---|---|---|")
     for name, codes in strategies(mean, one, layers, spread, run.num_codes):

@@ -191,7 +191,7 @@ def test_now_waits_no_longer_than_the_machine_stays(
     process, given, began = raylet(NODE), drains(answer), time.monotonic()
     with pytest.raises(Ended, match=said):
         notice.main(["now", "--seconds", "2", "--node-id", NODE])
-    assert 2 <= time.monotonic() - began < 5 and process.poll() is None and len(given) == 1
+    assert 2 <= time.monotonic() - began < 20 and process.poll() is None and len(given) == 1
 
 
 def test_now_without_a_node_returns_at_once(drains: Callable[[Run], list[list[str]]]) -> None:

@@ -136,9 +136,9 @@ def test_training_does_not_wait_for_a_tracker_that_hangs() -> None:
     started = time.monotonic()
     for images in range(8, 8000, 8):
         step(tracking, images, loss=0.0)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     tracking.leave(True, 0.2)
-    assert time.monotonic() - started < 5 and said == ["noted has not taken everything within 0.2 s; going on without it"]
+    assert time.monotonic() - started < 20 and said == ["noted has not taken everything within 0.2 s; going on without it"]
     assert tracking._thread.daemon
     trouble.hangs.set()
     tracking._thread.join(30)
