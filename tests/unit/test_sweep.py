@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mvgan.config import InputError
+from mvgan.storage.commit import _record_bytes
 from mvgan.storage.gc import collect_run
 from mvgan.storage.run import RECORD, RunFolder, open_run, read_run
 from mvgan.storage.uri import seen_from
@@ -240,7 +241,9 @@ def test_outcomes_and_results(tiny_run: RunFolder, tmp_path: Path) -> None:
 
 
 def test_the_figure_is_that_of_what_is_exported(tiny_run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of two commits the better one is damaged, so that the other one is exported."""
+    """Of two commits the better one is damaged, so that the other one is exported. It is the first whose record says so, as a damaged
+    last commit would leave the stage unfinished; figures are those of the history.
+    """
     best = dataclasses.replace(tiny_run.run, video=dataclasses.replace(tiny_run.run.video, select="best"))
     folder = open_sweep(str(tmp_path / "sweep"), Sweep(best, {}, tiny_run.data))
     (trial,) = folder.sweep.trials()
@@ -249,10 +252,13 @@ def test_the_figure_is_that_of_what_is_exported(tiny_run: RunFolder, tmp_path: P
     run = read_run(folder.trial_uri(trial))
     run.store.write(RECORD, json.dumps({name: value for name, value in record.items() if name != "stage_1_of"}).encode())
     run = read_run(run.uri)
-    better, worse = sorted(run.commits("video").records(), key=lambda commit: commit.meta["frechet"])
-    assert better.images != worse.images
+    early, worse = sorted(run.commits("video").records(), key=lambda commit: commit.images)
+    assert early.meta["frechet"] != worse.meta["frechet"]
+    better = dataclasses.replace(early, meta={**early.meta, "frechet": worse.meta["frechet"] / 2})
+    run.store.write(f"video/commits/{better.name}.json", _record_bytes(better))
     export_weights(run, "video")
-    assert outcome(folder, trial).frechet == better.meta["frechet"]
+    found = outcome(folder, trial)
+    assert (found.frechet, found.status, found.clips) == (early.meta["frechet"], "done", 16)
     path = f"video/{better.files['state.pt']['path']}"
     run.store.write(path, run.store.read(path)[:-1] + b"?")
     with caplog.at_level(logging.WARNING):
