@@ -88,11 +88,11 @@ def test_a_driver_killed_in_stage_1_goes_on(finished: tuple[Path, str], clips: P
         time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    finished_before = max(int(path.name.split("-")[0]) for path in folder.glob("pairs/commits/*.json"))
     again = run(*flags)
     assert again.returncode == 0, again.stderr + again.stdout
-    if finished_before < 640:
-        assert "goes on from its commit at" in again.stdout
+    # Workers outlive their driver for a moment, in which they may come to the end of so short a stage.
+    ended_alone = (folder / "pairs/commits/000000000640-00001.json").exists()
+    assert ended_alone or "goes on from its commit at" in again.stdout
     assert {path: when for path, when in commits(folder).items() if "/data/shards/" in path} == before
     for name in ("generator", "codes", "latent"):
         one, other = (load_file(base / f"export/{name}.safetensors") for base in (whole, folder))
