@@ -4,6 +4,7 @@ import http.client
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.s3.server import free_ports
@@ -36,6 +37,7 @@ class Head:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.environment = {**ours, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self.environment["RAY_raylet_start_wait_time_s"] = "150"  # by default 30, which a busy machine takes
+        self.environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # by default its end waits 30 s for its own idle processes
         line = [
             "ray", "start", "--head", "--block", f"--port={port}", f"--ray-client-server-port={self.client_port}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
@@ -46,9 +48,13 @@ class Head:
             self.process = subprocess.Popen(line, env=self.environment, stdout=log, stderr=log)
 
     def ready(self) -> None:
-        """Wait until jobs are taken."""
+        """Wait until jobs are taken, and clients: their server starts on its own, seconds later where the machine is busy."""
         deadline = time.monotonic() + LAST_S
-        while "Ray runtime started" not in self.log.read_text() or self.ask("/api/jobs/", self.token)[0] != 200:
+        while (
+            "Ray runtime started" not in self.log.read_text()
+            or self.ask("/api/jobs/", self.token)[0] != 200
+            or not listens(self.client_port)
+        ):
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.2)
 
@@ -84,6 +90,13 @@ class Head:
         self.process.terminate()
         self.process.wait(LAST_S)
         assert not ended_before, self.log.read_text()
+
+
+def listens(port: int) -> bool:
+    """Whether a port of loopback takes connections."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 def ask(url: str, token: str | None, method: str = "GET") -> tuple[int, str]:
