@@ -22,10 +22,10 @@ from mvgan.validation import validate
 from tests.soak.curves import draw_curves, means
 
 
-PAIRS, STEPS, TOGETHER = 64, 1250, 50
-LR, R1_GAMMA = 0.0025, 0.02
+PAIRS, STEPS, TOGETHER = 64, 3000, 100
+LR, R1_GAMMA = 0.0025, 0.04
 TARGET, ADA_KIMG = 0.6, 3.0
-"""ADA raises its probability from 0 to 1 in 3 thousand pairs, not in 500: these runs have 10 thousand."""
+"""ADA raises its probability from 0 to 1 in 3 thousand pairs, not in 500: these runs have 24 thousand."""
 
 
 def real_pairs(folder: Path, videos: str) -> torch.Tensor:
@@ -56,7 +56,10 @@ def signs(real: torch.Tensor, augment: str) -> tuple[list[float], list[float]]:
 
 @pytest.mark.skipif("MVGAN_TEST_DATA" not in os.environ, reason="MVGAN_TEST_DATA is not set: ADA was not tried on real videos")
 def test_the_sign_is_held(tmp_path: Path) -> None:
-    """The same networks, seed and pairs. Over the last half the sign is near its target with ADA, and well above it without."""
+    """The same networks, seed and pairs. Over the last half the sign is near its target with ADA, and well above it without.
+
+    It is held, and not as near as ADA gets, as in the last quarter the probability is below its limit.
+    """
     folder = f"{os.environ['MVGAN_TEST_DATA']}/talker"
     real = real_pairs(tmp_path, folder)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
@@ -73,5 +76,7 @@ def test_the_sign_is_held(tmp_path: Path) -> None:
         {"mean sign of D on the real pairs it is shown": TARGET},
     )
     bare, held = (float(np.mean(values[len(values) // 2 :])) for values, _ in curves.values())
+    late = curves["with ADA"][1][-len(seen) // 4 :]
     print(f"mean sign over the last half: {bare:.2f} without ADA, {held:.2f} with it, target {TARGET}")
-    assert abs(held - TARGET) <= 0.15 < bare - TARGET
+    print(f"probability of augmentation over the last quarter: {min(late):.2f} to {max(late):.2f}")
+    assert abs(held - TARGET) <= 0.15 < bare - TARGET and max(late) < 1
