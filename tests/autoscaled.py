@@ -57,7 +57,8 @@ class Autoscaled:
         file = folder / "cluster.yaml"
         file.write_text(yaml.safe_dump(config(self.address, second)))
         fake = {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "RAY_CLOUD_INSTANCE_ID": HEAD_ID}
-        at_once = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # by default its end waits 30 s for its own idle processes
+        fake["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # by default its end waits 30 s for its own idle processes
+        fake["AUTOSCALER_UPDATE_INTERVAL_S"] = "1"  # by default 5
         version = {"RAY_enable_autoscaler_v2": "1"} if second else {}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         line = [
@@ -67,9 +68,7 @@ class Autoscaled:
         ]  # fmt: skip
         self.log = folder / "head.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                line, env={**os.environ, **fake, **at_once, **version, "PATH": path}, cwd=ROOT, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(line, env={**os.environ, **fake, **version, "PATH": path}, cwd=ROOT, stdout=log, stderr=log)
         self._connect()
 
     def _connect(self) -> None:

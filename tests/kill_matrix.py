@@ -185,11 +185,11 @@ class Scene:
         """All that the commands of a run have said."""
         return (self.root / f"{name}.log").read_text()
 
-    def make_whole(self) -> None:
-        """Run all stages undisturbed."""
+    def make_whole(self, job: str = "pipeline") -> None:
+        """Run all stages undisturbed, or the first alone."""
         self.machines.hold()
         place = ["--data", str(self.data), "--storage", str(self.root), "--name", "whole", *SETTINGS]
-        driver = self.launch("whole", ["jobs.pipeline", *place, *RESOURCES])
+        driver = self.launch("whole", [f"jobs.{job}", *place, *RESOURCES])
         assert driver.wait(LAST_S) == 0, self.said("whole")
         ticks = [json.loads(line) for line in (self.whole / "pairs/metrics.jsonl").read_text().splitlines()]
         assert all(max(tick[name] for tick in ticks) > 0 for name in ("augment_p", "pl_mean")), "there is nothing to lose"

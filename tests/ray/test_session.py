@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.short_run import ROOT, environment
 
@@ -33,11 +34,13 @@ def test_a_cluster_of_our_own_answers_to_its_token_alone() -> None:
     with subprocess.Popen(line, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ours:
         assert ours.stdin and ours.stdout
         address, token = ours.stdout.readline().split()
-        asked = {
-            "the token": ask(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token),
-            "another token": ask(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
-            "no token": ask(address, RAY_AUTH_MODE="disabled"),
+        callers = {
+            "the token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
+            "another token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+            "no token": {"RAY_AUTH_MODE": "disabled"},
         }
+        with ThreadPoolExecutor(len(callers)) as pool:  # together, as one that is refused tries for long
+            asked = dict(zip(callers, pool.map(lambda auth: ask(address, **auth), callers.values()), strict=True))
         ours.stdin.write("\n")
     assert ours.returncode == 0
     told = {caller: "connected 1" in answer.stdout for caller, answer in asked.items()}
