@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.kill_matrix import LAST_S, descendants
-from tests.s3.server import free_ports
+from tests.ports import free_ports
 from tests.short_run import ROOT, SHORT
 
 

@@ -1,5 +1,6 @@
 """What all tests share: one thread for torch, warnings of our own code as errors, and a real S3 server."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.s3.fixtures import bucket, fault_proxy, finished, impatient, s3_serve
 def pytest_configure(config: pytest.Config) -> None:
     """Small networks gain nothing from threads, and other work may share the machine."""
     torch.set_num_threads(1)
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "150")  # by default 30, which a busy machine takes; commands inherit it
     for ours in ("mvgan", "jobs"):
         config.addinivalue_line("filterwarnings", rf"error:::{ours}(\..*)?$")
 

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -40,12 +39,6 @@ def until(there: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "did not come"
         time.sleep(0.1)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def test_the_table_shows_contents_with_motions(explorer: Browser, tiny_run: RunF
     video = "document.querySelector('.board video')"
     explorer.find("#play").click()
     explorer.find("#scrub").send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * 9)
-    explorer.until(f"{video}.paused && !{video}.seeking")
+    explorer.until(f"{video}.paused && {video}.currentTime.toFixed(3) === (9.5 / 12.5).toFixed(3) && !{video}.seeking")
     canvas = (
         f"((c) => (c.width = {video}.videoWidth, c.height = {video}.videoHeight, c.getContext('2d').drawImage({video}, 0, 0), "
         "[c.height, c.width, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]))(document.createElement('canvas'))"

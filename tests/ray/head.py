@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.s3.server import free_ports
+from tests.ports import free_ports
 from tests.short_run import ROOT
 
 

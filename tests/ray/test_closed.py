@@ -60,6 +60,16 @@ def program(process: psutil.Process) -> str:
     return known[0] if known else words
 
 
+def listening(head: Head) -> Iterator[tuple[str, str, int]]:
+    """The program, host and port of each socket that takes connections; processes of Ray may end meanwhile."""
+    for process in psutil.Process(head.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            name, sockets = program(process), process.net_connections(kind="inet")
+            for socket in sockets:
+                if socket.status == psutil.CONN_LISTEN:
+                    yield name, socket.laddr.ip.removeprefix("::ffff:"), socket.laddr.port
+
+
 def called(address: str, method: str, token: str | None) -> str:
     """How a server answers a call by gRPC with an empty message."""
     metadata = [("authorization", f"Bearer {token}")] if token else []
@@ -84,17 +94,12 @@ def test_nothing_listens_that_answers_without_the_token(place: tuple[Head, str])
     """But the metrics, which Ray gives to whoever reaches their port: cluster/ opens that to its own nodes alone."""
     head, _ = place
     told: dict[str, set[tuple[str, str]]] = {}
-    for process in psutil.Process(head.process.pid).children(recursive=True):
-        for socket in process.net_connections(kind="inet"):
-            if socket.status != psutil.CONN_LISTEN:
-                continue
-            host, port = socket.laddr.ip.removeprefix("::ffff:"), socket.laddr.port
-            name = program(process)
-            if host.startswith("127.") or host == "::1":
-                assert name in (*METRICS, *CALLS), name
-                continue
-            reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-            told.setdefault(name, set()).add(tuple(answers(name, reached, port, token) for token in (None, WRONG)))
+    for name, host, port in listening(head):
+        if host.startswith("127.") or host == "::1":
+            assert name in (*METRICS, *CALLS), name
+            continue
+        reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        told.setdefault(name, set()).add(tuple(answers(name, reached, port, token) for token in (None, WRONG)))
     refused, http = ("UNAUTHENTICATED", "UNAUTHENTICATED"), ("401", "403")
     assert told["gcs_server"] == {refused} and told["raylet"] == {refused}
     assert told["ray::DashboardAgent"] <= {refused, http, ("metrics", "metrics")} and refused in told["ray::DashboardAgent"]
@@ -125,7 +130,7 @@ def found_in(head: Head, bucket: str, canary: str) -> set[str]:
     paths = [*API, *(f"/api/jobs/{job['submission_id']}/logs" for job in json.loads(head.ask("/api/jobs/", head.token)[1]))]
     found = {path for path in paths if canary in head.ask(path, head.token)[1]}
     files = {}
-    for path in head.folder.rglob("*"):
+    for path in (Path(folder, name) for folder, _, names in os.walk(head.folder) for name in names):
         with suppress(FileNotFoundError):  # the head is at work
             if path.is_file() and not path.is_symlink():
                 files[path.relative_to(head.folder)] = path.read_bytes()

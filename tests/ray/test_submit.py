@@ -32,7 +32,7 @@ def test_a_submitted_job_that_was_stopped_goes_on(head: Head, bucket: str, clips
     first = head.submit("--no-wait", "--submission-id", "first", "--", *command)
     assert first.returncode == 0, first.stderr + first.stdout
     run, deadline = open_store(f"{bucket}/runs/submitted"), time.monotonic() + LAST_S
-    while not run.list("pairs/commits/"):
+    while not run.exists("pairs/metrics.jsonl"):  # what is measured before the first step
         assert time.monotonic() < deadline, head.job("logs", "first").stdout
         time.sleep(0.1)
     assert head.ask("/api/jobs/first/stop", head.token, "POST")[0] == 200

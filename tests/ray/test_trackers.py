@@ -10,12 +10,13 @@ import pytest
 
 from mvgan.storage.run import read_run
 from tests import short_run, trackers
+from tests.ports import free_ports
 
 
 def test_a_stage_is_told(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The address reaches the worker by its environment; it is in no line, and in no file of the run."""
     trackers.needs("mlflow", "sqlalchemy", "alembic", "flask")
-    with trackers.mlflow_server(tmp_path / "server", trackers.free_port()) as uri:
+    with trackers.mlflow_server(tmp_path / "server", free_ports(1)[0]) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//someone:pw-7f3a@"))
         flags = ("--data", str(shards), "--storage", str(tmp_path), "--name", "told", "--track", "mlflow")
         done = short_run.run(*flags, job="pairs")

@@ -7,7 +7,6 @@ here: moto accepts wrong secrets and wrong checksums, and promises nothing about
 import json
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.ports import free_ports
 
 
 PROGRAMS = {"radosgw": "radosgw", "radosgw-admin": "radosgw", "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd",
@@ -173,12 +174,3 @@ class S3Server:
 def bucket_name() -> str:
     """A name that no test has used."""
     return f"test-{secrets.token_hex(6)}"
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody listens on, drawn by the system."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
-    return ports

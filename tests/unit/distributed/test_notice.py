@@ -170,7 +170,7 @@ def test_now_drains_and_returns_once_the_raylet_has_ended(raylet: Raylet, drains
 
     given = drains(answer)
     notice.main(["now", "--seconds", "60", "--node-id", NODE])
-    assert process.poll() is not None and other.poll() is None
+    assert NODE not in notice.nodes_here() and process.wait(20) is not None and other.poll() is None
     told = [drain_node.make_context("drain-node", command[2:]).params for command in given]
     assert [(params["node_id"], params["reason"]) for params in told] == [(NODE, "DRAIN_NODE_REASON_PREEMPTION")] * 2
     assert all(50 < params["deadline_remaining_seconds"] < 60 for params in told)

@@ -216,9 +216,9 @@ def test_who_holds_a_folder_is_seen_at_one_look(tmp_path: Path, processes: ExitS
     store = LocalStore(tmp_path)
     assert holder_of(store) is None
     first = driver(processes, tmp_path)
-    until((tmp_path / "drivers/00001.beat.json").exists)
+    until(lambda: (held_by := holder_of(store)) is not None and held_by.at_work)
     found = holder_of(store)
-    assert found is not None and found.at_work and not found.left
+    assert found is not None and not found.left
     assert found.what == "train" and f"pid {first.pid}" in found.who
     first.kill()
     first.wait()

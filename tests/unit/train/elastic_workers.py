@@ -34,7 +34,9 @@ def kept(batches: Batches, seen: Path, steps: int | None) -> Batches:
                 file = seen / f"{images + step * ranks.batch:09d}-{shard:03d}"
                 if file.exists() and file.read_bytes() != data:
                     raise AssertionError(f"{file.name} was another sample before")
-                file.write_bytes(data)
+                part = seen.with_name(f"{seen.name}.{file.name}.part")  # a killed process leaves no file of a part of the data
+                part.write_bytes(data)
+                part.replace(file)
             yield batch
 
     return watched
@@ -52,9 +54,14 @@ def main(rank: int, world: int, uri: str, stage: str, epoch: int, steps: int, se
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{seen}.rendezvous-{epoch}", rank=rank, world_size=world)
-    train(rank, world, uri, stage, epoch, steps or None, seen)
+    status = 0
+    try:
+        train(rank, world, uri, stage, epoch, steps or None, seen)
+    except SystemExit:  # by `kept`
+        status = KILLED
     if world > 1:
-        leave()
+        leave(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mvgan.train.session import Worker, local_batches, train_worker
 from mvgan.train.trackers import IDENTITY, Mlflow, about, maker
 from mvgan.train.tracking import Tracking
 from tests import trackers
+from tests.ports import free_ports
 from tests.unit.train import test_session as session
 
 
@@ -29,7 +30,7 @@ RUN, data = session.RUN, session.data
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     trackers.needs("mlflow", "sqlalchemy", "alembic", "flask")
-    with trackers.mlflow_server(tmp_path_factory.mktemp("mlflow"), trackers.free_port()) as uri:
+    with trackers.mlflow_server(tmp_path_factory.mktemp("mlflow"), free_ports(1)[0]) as uri:
         yield uri
 
 
@@ -122,7 +123,7 @@ def test_a_run_that_fails_is_marked(address: str, folder: RunFolder) -> None:
 def test_a_server_that_is_down_is_said_once_and_costs_no_step(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits as without a tracker, and no credentials in the line."""
     trackers.needs("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:hidden@127.0.0.1:{trackers.free_port()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:hidden@127.0.0.1:{free_ports(1)[0]}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said: list[str] = []
     started = time.monotonic()
@@ -138,7 +139,7 @@ def test_a_server_that_is_down_is_said_once_and_costs_no_step(folder: RunFolder,
 def test_a_server_that_comes_back_is_told_what_it_missed(folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while a stage is told, and started again on the same store: all is there, once."""
     trackers.needs("mlflow", "sqlalchemy", "alembic", "flask")
-    port = trackers.free_port()
+    port = free_ports(1)[0]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracking = Tracking("mlflow", maker("mlflow", folder, "pairs"), [], (said := list[str]()).append, 0.1)
