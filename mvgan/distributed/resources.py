@@ -94,6 +94,7 @@ def _connect(resources: Resources) -> None:
         return
     # Leaders, consoles and streams take no CPU, so there are more processes than Ray expects on so few, of which it would warn.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "150")  # by default 30, which the start takes where the machine has other work
     ray.init(
         address="local",
         num_cpus=own_cpus(resources),
