@@ -14,8 +14,8 @@ from tests.ray.test_sweep import statuses
 from tests.short_run import command
 
 
-LONG = ("--pairs.total-kimg", "4.8", "--pairs.commit-kimg", "4.8", "--pairs.evaluations", "1")
-"""Half a minute of stage 1, none of which is committed before its end."""
+LONG = ("--pairs.total-kimg", "14.4", "--pairs.commit-kimg", "14.4", "--pairs.evaluations", "1")
+"""A minute or two of stage 1, none of which is committed before its end."""
 GRID = ("--interval", "2", "3", "--num-codes", "2", "4", "--video.eval-clips", "16")
 HOURS = "0.015"
 
@@ -46,7 +46,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on(head: Head, clips: Path, tmp_path
     said = head.job("logs", "first").stdout
     assert "2 are at work, which commit and end" in said and "error: stopped by SIGTERM; the same command goes on" in said, said
     at = committed(folder)
-    assert len(at) == 2 and all(0 < images < 4800 for images in at.values()), said
+    assert len(at) == 2 and all(0 < images < 14400 for images in at.values()), said
     assert statuses(folder) == ["unfinished"] * 4
 
     second = head.submit("--submission-id", "second", "--", *words, "--max-hours", HOURS)
@@ -54,7 +54,7 @@ def test_a_sweep_that_is_stopped_twice_goes_on(head: Head, clips: Path, tmp_path
     assert f"error: the {HOURS} hours of --max-hours are over; the same command goes on from the last commit" in second.stdout
     later = committed(folder)
     print(f"committed at {sorted(at.values())} pairs, then at {sorted(later.values())}")
-    assert later.keys() == at.keys() and all(at[name] < later[name] < 4800 for name in at), second.stdout
+    assert later.keys() == at.keys() and all(at[name] < later[name] < 14400 for name in at), second.stdout
 
     third = head.submit("--submission-id", "third", "--", *words)
     assert third.returncode == 0 and third.stdout.splitlines()[-1] == "third succeeded", third.stdout + third.stderr
