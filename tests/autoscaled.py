@@ -58,7 +58,6 @@ class Autoscaled:
         file.write_text(yaml.safe_dump(config(self.address, second)))
         fake = {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "RAY_CLOUD_INSTANCE_ID": HEAD_ID}
         fake["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # by default its end waits 30 s for its own idle processes
-        fake["AUTOSCALER_UPDATE_INTERVAL_S"] = "1"  # by default 5
         version = {"RAY_enable_autoscaler_v2": "1"} if second else {}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         line = [
