@@ -336,7 +336,7 @@ def hold_matrix(root: str) -> Iterator[dict[str, Any]]:
         for when in ("before", "after"):
             uri = f"{root}/{when}-{index}"
             shutil.copytree(f"{root}/old", uri)
-            how = status(uri, Steps(index, when, send(signal.SIGKILL)), 0.02)
+            how = status(uri, Steps(index, when, send(signal.SIGKILL)), 0.04)
             after = status(uri, Steps())
             claims = [path for path in open_store(uri).list("drivers/") if re.fullmatch(r"drivers/\d+\.json", path)]
             yield {"index": index, "when": when, "ended": how, "next": after, "claims": len(claims)}
